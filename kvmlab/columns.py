@@ -1,0 +1,144 @@
+"""The one table of every frame's columns: name, dtype, unit, meaning, source.
+
+`frame` builds all of kvmlab's frames from it, so that an empty one has the same columns and dtypes as a full one, and
+`documents` writes it into the docstrings of the functions that return them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import pandas as pd
+
+
+class Column(NamedTuple):
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+    source: str
+
+
+def _column(text: str) -> Column:
+    return Column(*(part.strip() for part in text.split("|")))
+
+
+def _table(text: str) -> tuple[Column, ...]:
+    return tuple(_column(line) for line in text.strip().splitlines())
+
+
+FRAMES: dict[str, tuple[Column, ...]] = {
+    "threads": _table("""
+        ruser    | string  |   | real user of the process, or its number where it has no name | proc(5) status: Uid
+        pid      | Int64   |   | process                                                      | /proc
+        ppid     | Int64   |   | its parent                                                   | proc(5) stat, field 4
+        tid      | Int64   |   | thread (LWP)                                                 | /proc/PID/task
+        cpu      | Int64   |   | host CPU it last ran on                                      | proc(5) stat, field 39
+        state    | string  |   | R running or runnable, S and D sleeping, Z dead, ...         | proc(5) stat, field 3
+        comm     | string  |   | the thread's own name                                        | proc(5) stat, field 2
+        args     | string  |   | command line of its process, [comm] where it has none        | proc(5) cmdline
+        kind     | string  |   | vcpu, emulator, iothread, vhost, kernel or ordinary          | names and flags, see host/threads.py
+        user_s   | Float64 | s | CPU time in user mode so far, without guest time             | proc(5) stat, fields 14 and 43
+        kernel_s | Float64 | s | CPU time in the kernel so far                                | proc(5) stat, field 15
+        guest_s  | Float64 | s | CPU time in guest mode so far                                | proc(5) stat, field 43
+    """),
+    "cpus": _table("""
+        cpu       | Int64   |     | host CPU, by its OS number                              | /sys/devices/system/cpu/cpuN
+        online    | boolean |     | it can run threads                                      | /sys/devices/system/cpu/online
+        node      | Int64   |     | NUMA node                                               | cpuN/nodeM
+        socket    | Int64   |     | physical package                                        | topology/physical_package_id
+        die       | Int64   |     | die within the socket                                   | topology/die_id
+        cluster   | Int64   |     | cluster of cores                                        | topology/cluster_id
+        core      | Int64   |     | core; numbers repeat, the key is (socket, die, core)    | topology/core_id
+        smt       | Int64   |     | which of its core's threads, from 0                     | topology/core_cpus_list
+        l1d       | Int64   |     | level 1 data cache, numbered by first CPU               | cache/indexN/shared_cpu_list
+        l1i       | Int64   |     | level 1 instruction cache                               | cache/indexN/shared_cpu_list
+        l2        | Int64   |     | level 2 cache                                           | cache/indexN/shared_cpu_list
+        l3        | Int64   |     | level 3 cache                                           | cache/indexN/shared_cpu_list
+        min_mhz   | Float64 | MHz | lowest frequency                                        | cpufreq/cpuinfo_min_freq
+        max_mhz   | Float64 | MHz | highest frequency                                       | cpufreq/cpuinfo_max_freq
+        capacity  | Int64   |     | computing power, 1024 for the strongest core            | cpuN/cpu_capacity
+        isolated  | boolean |     | kept free of load balancing                             | /sys/devices/system/cpu/isolated
+        nohz_full | boolean |     | no tick while one thread runs                           | /sys/devices/system/cpu/nohz_full
+    """),
+    "guests": _table("""
+        guest   | string  |     | name of the guest                                          | virDomainGetName
+        state   | string  |     | running, paused, ...                                       | virDomainGetState
+        vcpus   | Int64   |     | vCPUs it has                                               | threads of its QEMU process
+        pid     | Int64   |     | its QEMU process                                           | /proc/PID/cmdline holds its UUID
+        accel   | string  |     | kvm or tcg                                                 | names of its vCPU threads
+        owned   | boolean |     | started by this Lab                                        | the Lab
+        mem_kib | Int64   | KiB | memory it was given                                        | virDomainGetInfo
+        boots   | Int64   |     | starts since power-on; more than 1: resets survived        | the lab guest's control page
+    """),
+    "vcpus": _table("""
+        time_s       | Float64 | s | when the row was read, on the monotonic clock             | clock_gettime(2)
+        guest        | string  |   | name of the guest                                         | virDomainGetName
+        vcpu         | Int64   |   | number within its guest                                   | name of the thread
+        pid          | Int64   |   | the guest's QEMU process                                  | /proc/PID/cmdline
+        tid          | Int64   |   | the thread that runs this vCPU                            | /proc/PID/task
+        cpu          | Int64   |   | host CPU it last ran on                                   | proc(5) stat, field 39
+        state        | string  |   | of the thread: R running or runnable, S sleeping, ...     | proc(5) stat, field 3
+        allowed_cpus | string  |   | host CPUs the kernel lets it use                          | sched_getaffinity(2)
+        user_s       | Float64 | s | CPU time in user mode so far, without guest time          | proc(5) stat, fields 14 and 43
+        kernel_s     | Float64 | s | CPU time in the kernel so far                             | proc(5) stat, field 15
+        guest_s      | Float64 | s | CPU time in guest mode so far; none under TCG             | proc(5) stat, field 43
+        run_s        | Float64 | s | exact CPU time so far                                     | proc(5) schedstat, field 1
+        run_delay_s  | Float64 | s | time so far that it could run and waited for a host CPU   | proc(5) schedstat, field 2
+        migrations   | Int64   |   | moves to another host CPU so far                          | /proc/PID/task/TID/sched: se.nr_migrations
+        work         | string  |   | what the lab guest's vCPU does                            | the lab guest's control page
+        turns        | Int64   |   | turns of work done so far, of all kinds                   | the lab guest's control page
+    """),
+    "counters": _table("""
+        guest | string |  | name of the guest                  | the Lab
+        vcpu  | Int64  |  | number within its guest            | the lab guest's control page
+        work  | string |  | kind of work                       | the lab guest's control page
+        turns | Int64  |  | turns of it done so far            | the lab guest's control page
+    """),
+    "delta": _table("""
+        guest            | string  |      | name of the guest                                      | measure.delta
+        vcpu             | Int64   |      | number within its guest                                | measure.delta
+        seconds          | Float64 | s    | length of the interval                                 | measure.delta
+        run_pct          | Float64 | %    | share of the interval that it ran                      | run_s
+        run_delay_pct    | Float64 | %    | share of the interval that it waited for a host CPU    | run_delay_s
+        migrations_per_s | Float64 | 1/s  | moves to another host CPU                              | migrations
+        turns_per_s      | Float64 | 1/s  | turns of work                                          | turns
+    """),
+    "residency": _table("""
+        guest | string  |   | name of the guest                                                | measure.residency
+        vcpu  | Int64   |   | number within its guest                                          | measure.residency
+        cpu   | Int64   |   | host CPU                                                         | measure.residency
+        run_s | Float64 | s | how long the vCPU ran there; the host CPU is as sampled          | run_s and cpu
+        share | Float64 |   | the same, as a part of all the time it ran                       | run_s and cpu
+    """),
+}
+
+
+def frame(rows: Iterable[tuple], kind: str, unavailable: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """A frame of `kind` from tuples in the table's order; None becomes NA.
+
+    ``frame.attrs["unavailable"]`` says, by column, why values are missing: what `unavailable` says, and for any other
+    column without a single value, which source gave none.
+    """
+    columns = FRAMES[kind]
+    values = list(zip(*rows, strict=True)) or [()] * len(columns)
+    result = pd.DataFrame({c.name: pd.array(list(v), dtype=c.dtype) for c, v in zip(columns, values, strict=True)})
+    silent = {c.name: f"this machine gives none: {c.source}" for c in columns if len(result) and result[c.name].isna().all()}
+    result.attrs["unavailable"] = silent | dict(unavailable or {})
+    return result
+
+
+def documents(kind: str) -> Callable:
+    """Write the columns of `kind` at the end of the decorated function's docstring, after its blank line."""
+
+    def decorate(function: Callable) -> Callable:
+        function.__doc__ = (function.__doc__ or "").rstrip() + "\n" + _section(kind)
+        return function
+
+    return decorate
+
+
+def _section(kind: str) -> str:
+    lines = [f"        {c.name} : {c.dtype}{f', {c.unit}' if c.unit else ''}\n            {c.meaning} ({c.source})" for c in FRAMES[kind]]
+    return "\n        Columns\n        -------\n" + "\n".join(lines) + "\n        "

@@ -1,0 +1,1 @@
+"""Guests: libvirt and QEMU. The only part of kvmlab that imports libvirt."""

@@ -1,0 +1,246 @@
+"""class GuestLab: guests started, guests watched, and everything undone at the end."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from kvmlab.columns import documents, frame
+from kvmlab.errors import GuestError, KvmlabError, PlanError
+from kvmlab.guest import accel as acceleration
+from kvmlab.guest import image, vcpus
+from kvmlab.guest.connection import connect, default_uri, explained, libvirt
+from kvmlab.guest.guest import Guest
+from kvmlab.guest.microguest.page import wait_until
+from kvmlab.guest.pinning import Plan, restore
+from kvmlab.guest.spec import GuestSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: "running",
+    libvirt.VIR_DOMAIN_BLOCKED: "running",
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_SHUTDOWN: "shutting down",
+    libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
+    libvirt.VIR_DOMAIN_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "suspended",
+}
+
+
+class GuestLab:
+    """Guests on one libvirt. ``kvmlab.Lab`` is this with what measures and shows them.
+
+    Guests are transient and auto-destroyed: when the Python process goes, however it goes, libvirt removes them.
+    """
+
+    def __init__(self, uri: str | None = None, *, accel: str = "auto", allow_changes: bool = False):
+        self.uri = uri or default_uri()
+        self.accel, self.accel_reason = acceleration.choose(accel, self.uri)
+        self._allow_changes = allow_changes
+        self._mine: dict[str, Guest | None] = {}  # by uuid; None while it is being started
+        self._seen: dict[str, vcpus.Process] = {}
+        self._undo: list[list] = []
+        self._image, self._folder = image.readable(self.uri)
+        self._connection, self._daemon = connect(self.uri)
+        atexit.register(self.close)
+
+    def __repr__(self) -> str:
+        if self._connection is None:
+            return f"Lab on {self.uri}: closed"
+        return f"Lab on {self.uri}, {len(self._mine)} guests of its own; the lab guest runs on {self.accel.upper()}: {self.accel_reason}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self.close()
+
+    @property
+    def connection(self) -> libvirt.virConnect:
+        """libvirt's own connection, for what kvmlab does not do."""
+        if self._connection is None:
+            raise KvmlabError("This Lab is closed: open another one with Lab().")
+        return self._connection
+
+    def start(self, name: str, vcpus: int = 1) -> Guest:
+        """Start a lab guest and return once all its vCPUs take work; they are idle.
+
+        Parameters
+        ----------
+        name : str
+            Its name for libvirt, as `virsh list` will show it.
+        vcpus : int
+            1 to 16.
+
+        Raises
+        ------
+        GuestError
+            For a name that is taken, and for a guest that does not come up; nothing is left of it.
+
+        Examples
+        --------
+        >>> with Lab() as lab:                                # doctest: +SKIP
+        ...     c1 = lab.start("c1", vcpus=2)
+        ...     c1.work("spin")
+        ...     lab.vcpus()[["guest", "vcpu", "cpu", "allowed_cpus"]]
+        """
+        spec = GuestSpec(name, vcpus, self.accel, str(self._image))
+        self._refuse_taken(name)
+        self._mine[spec.uuid] = None
+        try:
+            with explained(f"Starting guest '{name}'"):
+                self.connection.createXML(spec.xml(), libvirt.VIR_DOMAIN_START_AUTODESTROY)
+            guest = self._mine[spec.uuid] = Guest(spec, self._process(name, spec.uuid), lambda: self._destroy(spec.uuid))
+        except BaseException:  # Ctrl-C too: a guest that was half started must not stay
+            self._destroy(spec.uuid)
+            raise
+        return guest
+
+    def _refuse_taken(self, name: str) -> None:
+        if name in {domain.name() for domain in self._domains(0)}:
+            raise GuestError(
+                f"The name '{name}' is taken on {self.uri}, by another Lab or tool. Choose another, or remove it: virsh destroy {name}."
+            )
+
+    def _destroy(self, uuid: str) -> None:
+        guest = self._mine.pop(uuid, None)
+        process = self._seen.pop(uuid, None) or vcpus.find([("", uuid)]).get(uuid)
+        try:
+            self.connection.lookupByUUIDString(uuid).destroy()
+        except libvirt.libvirtError:
+            if process and process.alive():  # the daemon is gone: end QEMU ourselves
+                os.kill(process.pid, signal.SIGKILL)
+        if process:
+            wait_until(lambda: not process.alive(), 5)
+        if guest:
+            guest.page.close()
+
+    # ---- what there is
+
+    def _domains(self, flags: int = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE) -> list[libvirt.virDomain]:
+        with explained(f"Listing the guests on {self.uri}"):
+            return self.connection.listAllDomains(flags)
+
+    def domain(self, name: str) -> libvirt.virDomain:
+        """libvirt's own object of a running guest."""
+        domains = {domain.name(): domain for domain in self._domains()}
+        if name not in domains:
+            raise PlanError(f"There is no running guest {name!r} on {self.uri}: it has {', '.join(sorted(domains)) or 'none'}.")
+        return domains[name]
+
+    def process(self, name: str) -> vcpus.Process:
+        """The QEMU process of a running guest, with its threads as they are now."""
+        return self._process(name, self.domain(name).UUIDString())
+
+    def _process(self, name: str, uuid: str) -> vcpus.Process:
+        known = self._seen.get(uuid)
+        if known is None or not known.alive():
+            self._seen |= vcpus.find([(name, uuid)])
+            known = self._seen.get(uuid)
+        if known is None or not known.alive():
+            raise GuestError(f"'{name}' has no QEMU process on this machine: it ended, or {self.uri} is another machine.")
+        return known.look()
+
+    def processes(self) -> list[vcpus.Process]:
+        """The QEMU processes of all running guests, started by this Lab or not."""
+        running = {domain.UUIDString(): domain.name() for domain in self._domains()}
+        self._seen = {uuid: process for uuid, process in self._seen.items() if uuid in running and process.alive()}
+        self._seen |= vcpus.find([(name, uuid) for uuid, name in running.items() if uuid not in self._seen])
+        return sorted((process.look() for process in self._seen.values()), key=lambda process: process.guest)
+
+    @documents("guests")
+    def guests(self) -> pd.DataFrame:
+        """One row a guest that runs on this libvirt, started by this Lab or not."""
+        domains = {domain.UUIDString(): domain for domain in self._domains()}
+        rows = []
+        for process in self.processes():
+            with explained(f"Asking for the state of '{process.guest}'"):
+                info = domains[process.uuid].info() if process.uuid in domains else None
+            if info is None:
+                continue
+            boots = process.page.boots() if process.page else None
+            state = _STATES.get(info[0], "unknown")
+            rows.append((process.guest, state, len(process.vcpus), process.pid, process.accel, process.uuid in self._mine, info[1], boots))
+        return self._frame(rows, "guests", {"boots": "only this Lab's own guests have a control page"})
+
+    @documents("vcpus")
+    def vcpus(self) -> pd.DataFrame:
+        """One row a vCPU of the guests that run on this libvirt, read from the kernel."""
+        processes = self.processes()
+        return self._frame([row for process in processes for row in vcpus.rows(process)], "vcpus", vcpus.unavailable(processes))
+
+    def _frame(self, rows: list[tuple], kind: str, unavailable: Mapping[str, str]) -> pd.DataFrame:
+        result = frame(rows, kind, {c: why for c, why in unavailable.items()})
+        result.attrs["unavailable"] = {c: why for c, why in result.attrs["unavailable"].items() if result[c].isna().any()}
+        result.attrs["accel"] = self.accel
+        return result
+
+    # ---- pinning
+
+    def plan(self, pins: Mapping[tuple[str, int | str], str | int]) -> Plan:
+        """Check a placement, without changing anything yet.
+
+        Parameters
+        ----------
+        pins : mapping
+            (guest, vCPU) or (guest, "emulator") to a CPU list, such as ``{("c1", 0): "1", ("c1", "emulator"): "0-1"}``.
+
+        Returns
+        -------
+        Plan
+            ``.commands()`` shows it in virsh's words, ``.apply()`` does it.
+
+        Raises
+        ------
+        PlanError
+            For an unknown guest or vCPU, an empty or malformed CPU list, or CPUs that are not online.
+        """
+        return Plan(self, pins)
+
+    def undo(self) -> int:
+        """Take the last applied plan back. How many of its lines were put back: 0 when there was nothing to undo."""
+        return restore(self._undo.pop()) if self._undo else 0
+
+    def remember(self, before: list) -> None:
+        """Keep what an applied plan found, for `undo`."""
+        self._undo.append(before)
+
+    def must_be_mine(self, name: str) -> None:
+        """Raise unless this Lab may change the guest."""
+        if not self._allow_changes and self.domain(name).UUIDString() not in self._mine:
+            raise PlanError(f"'{name}' was not started by this Lab, which only watches it. To change it, open Lab(allow_changes=True).")
+
+    # ---- the end
+
+    def close(self) -> str:
+        """Put back every pin, end every guest, stop the daemon if this Lab started it. Says what was done."""
+        if self._connection is None:
+            return "This Lab was closed before."
+        undone, gone = 0, len(self._mine)
+        try:
+            while self._undo:
+                undone += self.undo()
+        finally:
+            self._end()
+        return f"{gone} guests gone, {undone} pins put back."
+
+    def _end(self) -> None:
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            list(pool.map(self._destroy, list(self._mine)))
+        try:
+            self._connection.close()
+        except libvirt.libvirtError:
+            pass  # the daemon is gone already
+        self._connection = None
+        if self._daemon:
+            self._daemon.stop()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        atexit.unregister(self.close)

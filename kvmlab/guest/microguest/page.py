@@ -1,0 +1,117 @@
+"""The host's side of the lab guest: its work, counters and last words, straight from the RAM it shares with us.
+
+The names and numbers are those of image.s, which describes them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from kvmlab.errors import GuestError
+
+IMAGE = Path(__file__).with_name("image.bin")
+
+CTRL, SLOTS, SLOT_SIZE = 0x1000, 0x100000, 0x1000
+C_MAGIC, C_BOOTS = 0x00, 0x08
+S_ALIVE, S_APIC, S_WORK, S_ACK, S_PANIC, S_ERROR, S_RIP, S_CR2, S_TURNS = 0x00, 0x04, 0x08, 0x0C, 0x20, 0x24, 0x28, 0x30, 0x40
+MAGIC = b"KVMLAB01"
+WORK = {"idle": 0, "spin": 1}
+WORK_NAMES = {number: name for name, number in WORK.items()}
+TURNS = struct.Struct("<16Q")
+
+
+class Panic(NamedTuple):
+    """The exception that stopped a vCPU."""
+
+    vcpu: int
+    vector: int
+    error: int
+    address: int
+    fault_address: int
+
+    def __str__(self) -> str:
+        reached = f", reaching for {self.fault_address:#x}" if self.vector == 14 else ""
+        return f"vCPU {self.vcpu} stopped on exception {self.vector} at {self.address:#x} (error code {self.error:#x}{reached})"
+
+
+class ControlPage:
+    """A running lab guest's shared RAM, from the memory file of its QEMU process."""
+
+    def __init__(self, pid: int, vcpus: int):
+        self.vcpus = vcpus
+        fd = os.open(_memory_file(pid), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._ram = mmap.mmap(fd, os.fstat(fd).st_size)
+        finally:
+            os.close(fd)
+
+    def _slot(self, vcpu: int) -> int:
+        return SLOTS + vcpu * SLOT_SIZE  # one socket a vCPU: QEMU numbers APIC ids as it numbers vCPUs
+
+    def _u32(self, vcpu: int, offset: int) -> int:
+        return struct.unpack_from("<I", self._ram, self._slot(vcpu) + offset)[0]
+
+    def _u64(self, vcpu: int, offset: int) -> int:
+        return struct.unpack_from("<Q", self._ram, self._slot(vcpu) + offset)[0]
+
+    def boots(self) -> int:
+        """Starts of the image since power-on; each one after the first is a reset that it survived."""
+        return struct.unpack_from("<I", self._ram, CTRL + C_BOOTS)[0]
+
+    def silent(self) -> list[int]:
+        """The vCPUs that do not take work (yet)."""
+        up = self._ram[CTRL + C_MAGIC : CTRL + C_MAGIC + 8] == MAGIC
+        return [v for v in range(self.vcpus) if not up or not self._u32(v, S_ALIVE)]
+
+    def work(self, vcpu: int) -> str | None:
+        """What the vCPU does now."""
+        return WORK_NAMES.get(self._u32(vcpu, S_ACK))
+
+    def set_work(self, vcpu: int, work: str) -> None:
+        """Ask for other work; the vCPU takes it up between two turns."""
+        struct.pack_into("<I", self._ram, self._slot(vcpu) + S_WORK, WORK[work])
+
+    def turns(self, vcpu: int) -> tuple[int, ...]:
+        """Turns done so far, by number of work."""
+        return TURNS.unpack_from(self._ram, self._slot(vcpu) + S_TURNS)
+
+    def panics(self) -> list[Panic]:
+        """What stopped vCPUs, if anything did."""
+        return [
+            Panic(v, vector - 1, self._u32(v, S_ERROR), self._u64(v, S_RIP), self._u64(v, S_CR2))
+            for v in range(self.vcpus)
+            if (vector := self._u32(v, S_PANIC))
+        ]
+
+    def close(self) -> None:
+        self._ram.close()
+
+
+def wait_until(done, patience_s: float, pause_s: float = 0.001) -> bool:
+    """Whether `done()` came true in time."""
+    deadline = time.monotonic() + patience_s
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause_s)
+    return True
+
+
+def _memory_file(pid: int) -> str:
+    """QEMU keeps the anonymous file of the guest's RAM open; libvirt calls it memory-backend-memfd."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        for name in os.listdir(folder):
+            path = f"{folder}/{name}"
+            if os.readlink(path).startswith("/memfd:memory-backend-memfd"):
+                return path
+    except FileNotFoundError as error:
+        raise GuestError(f"QEMU process {pid} ended while its guest was being started.") from error
+    except PermissionError as error:
+        raise GuestError(f"QEMU process {pid} belongs to somebody else: its guest's memory cannot be read.") from error
+    raise GuestError(f"QEMU process {pid} has no shared memory file: it runs no lab guest.")

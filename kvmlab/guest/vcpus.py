@@ -1,0 +1,114 @@
+"""vCPU <-> thread: QEMU's process of a guest, what each of its threads is for, and their counters.
+
+libvirt names neither process nor threads through its API (only through QEMU's monitor, which taints the guest); but it
+starts every QEMU with the guest's UUID on the command line and with debug-threads=on, so that a vCPU's thread is called
+"CPU 0/KVM" or "CPU 0/TCG".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kvmlab.guest.microguest.page import ControlPage
+from kvmlab.host import cpulist
+from kvmlab.host.sysroot import SysRoot
+from kvmlab.host.threads import VCPU_NAME, read_stat
+
+ROOT = SysRoot("/")
+_MIGRATIONS = re.compile(rb"nr_migrations\s*:\s*(\d+)")
+
+
+@dataclass
+class Process:
+    """The QEMU process of one guest and its threads: vCPU number -> tid, I/O threads, and all the others."""
+
+    guest: str
+    uuid: str
+    pid: int
+    start_ticks: int
+    vcpus: dict[int, int] = field(default_factory=dict)
+    iothreads: list[int] = field(default_factory=list)
+    emulator: list[int] = field(default_factory=list)
+    accel: str | None = None
+    page: ControlPage | None = None
+
+    def look(self) -> Process:
+        """Read anew which threads there are; QEMU starts and ends helpers at any time."""
+        self.vcpus, self.iothreads, self.emulator = {}, [], []
+        for tid in ROOT.numbered(f"proc/{self.pid}/task"):
+            comm = ROOT.read(f"proc/{self.pid}/task/{tid}/comm") or ""
+            if match := VCPU_NAME.fullmatch(comm):
+                self.vcpus[int(match[1])] = tid
+                self.accel = match[2].lower()
+            elif comm.startswith("IO iothread"):
+                self.iothreads.append(tid)
+            elif comm:
+                self.emulator.append(tid)
+        return self
+
+    def alive(self) -> bool:
+        """Whether this very process still runs; a zombie that nobody reaped yet does not."""
+        stat = read_stat(ROOT, self.pid, self.pid)
+        return stat is not None and stat.start_ticks == self.start_ticks and stat.state not in "ZX"
+
+
+def find(guests: Iterable[tuple[str, str]]) -> dict[str, Process]:
+    """The processes of guests given as (name, uuid), by uuid; guests without one here are left out."""
+    wanted = {uuid.encode(): (name, uuid) for name, uuid in guests}
+    found = {}
+    for pid in ROOT.numbered("proc") if wanted else ():
+        words = (ROOT.read_bytes(f"proc/{pid}/cmdline") or b"").split(b"\0")
+        if b"-uuid" in words and (known := wanted.get(words[words.index(b"-uuid") + 1])):
+            stat = read_stat(ROOT, pid, pid)
+            if stat and stat.state not in "ZX":
+                found[known[1]] = Process(*known, pid, stat.start_ticks)
+    return found
+
+
+def rows(process: Process) -> list[tuple]:
+    """One row a vCPU, in the order of columns.FRAMES["vcpus"]; a vCPU that ends meanwhile is left out."""
+    found = (_row(process, vcpu, tid) for vcpu, tid in sorted(process.vcpus.items()))
+    return [row for row in found if row]
+
+
+def _row(process: Process, vcpu: int, tid: int) -> tuple | None:
+    task = f"proc/{process.pid}/task/{tid}"
+    stat = read_stat(ROOT, process.pid, tid)
+    try:
+        allowed = cpulist.format(os.sched_getaffinity(tid))
+    except ProcessLookupError:
+        return None
+    if stat is None:
+        return None
+    run, delay = _schedstat(ROOT.read_bytes(f"{task}/schedstat"))
+    migrations = _MIGRATIONS.search(ROOT.read_bytes(f"{task}/sched") or b"")
+    page = process.page
+    return (
+        *(time.monotonic(), process.guest, vcpu, process.pid, tid, stat.cpu, stat.state, allowed),
+        *(stat.user_s, stat.kernel_s, stat.guest_s, run, delay),
+        int(migrations[1]) if migrations else None,
+        *((page.work(vcpu), sum(page.turns(vcpu))) if page else (None, None)),
+    )
+
+
+def _schedstat(data: bytes | None) -> tuple[float | None, float | None]:
+    if not data:
+        return None, None
+    run, delay, _ = data.split()
+    return int(run) / 1e9, int(delay) / 1e9
+
+
+def unavailable(processes: Iterable[Process]) -> dict[str, str]:
+    """Why columns of the vCPU frame may hold NA here."""
+    reasons = {}
+    if ROOT.read_bytes("proc/self/schedstat") is None:
+        reasons |= dict.fromkeys(("run_s", "run_delay_s"), "this kernel has no /proc/PID/schedstat (CONFIG_SCHED_INFO)")
+    if ROOT.read_bytes("proc/self/sched") is None:
+        reasons["migrations"] = "this kernel has no /proc/PID/sched (CONFIG_SCHED_DEBUG)"
+    if any(process.page is None for process in processes):
+        reasons |= dict.fromkeys(("work", "turns"), "only this Lab's own guests have a control page")
+    return reasons

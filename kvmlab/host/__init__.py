@@ -1,0 +1,1 @@
+"""One Linux machine as frames. Imports neither libvirt nor anything that draws."""
