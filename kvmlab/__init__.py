@@ -16,7 +16,7 @@ _HOMES = {
     "plots": "kvmlab.plots",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605  (the one table of the face)
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str):

@@ -61,7 +61,7 @@ def _no_connection(uri: str, error: libvirt.libvirtError) -> ConnectError:
         else:
             advice = "Is the daemon installed? On Debian and Ubuntu: apt install libvirt-daemon-system qemu-system-x86."
     elif uri.endswith("/system"):
-        advice = "qemu:///system needs root or the group libvirt (sudo usermod -aG libvirt $USER, then log in anew); Lab() alone uses your own session."
+        advice = "It is for root and the group libvirt (sudo usermod -aG libvirt $USER, then log in anew); Lab() uses your own session."
     else:
         advice = "Lab() alone uses qemu:///session for a user and qemu:///system for root."
     return ConnectError(f"libvirt does not answer at {uri}: {words}. {advice}")

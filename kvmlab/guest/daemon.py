@@ -24,7 +24,7 @@ class Daemon:
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen] = []
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by stop)
         self._program = next((path for name in ("libvirtd", "virtqemud") if (path := shutil.which(name, path=_PATH))), None)
         if self._program is None:
             raise ConnectError("There is no libvirt daemon on this machine: apt install libvirt-daemon-system qemu-system-x86.")

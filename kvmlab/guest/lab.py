@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kvmlab.columns import documents, frame
@@ -177,7 +178,7 @@ class GuestLab:
         return self._frame([row for process in processes for row in vcpus.rows(process)], "vcpus", vcpus.unavailable(processes))
 
     def _frame(self, rows: list[tuple], kind: str, unavailable: Mapping[str, str]) -> pd.DataFrame:
-        result = frame(rows, kind, {c: why for c, why in unavailable.items()})
+        result = frame(rows, kind, unavailable)
         result.attrs["unavailable"] = {c: why for c, why in result.attrs["unavailable"].items() if result[c].isna().any()}
         result.attrs["accel"] = self.accel
         return result
@@ -234,10 +235,8 @@ class GuestLab:
     def _end(self) -> None:
         with ThreadPoolExecutor(max_workers=16) as pool:
             list(pool.map(self._destroy, list(self._mine)))
-        try:
+        with suppress(libvirt.libvirtError):  # the daemon may be gone already
             self._connection.close()
-        except libvirt.libvirtError:
-            pass  # the daemon is gone already
         self._connection = None
         if self._daemon:
             self._daemon.stop()

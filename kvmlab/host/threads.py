@@ -72,11 +72,11 @@ def _process_rows(root: SysRoot, pid: int) -> list[tuple]:
     args = (root.read_bytes(f"proc/{pid}/cmdline") or b"").rstrip(b"\0").replace(b"\0", b" ")
     words = args.decode("utf-8", "backslashreplace")
     qemu = any(VCPU_NAME.fullmatch(stat.comm) for _, stat in stats)
-    return [
-        (ruser, pid, s.ppid, tid, s.cpu, s.state, s.comm, words or f"[{s.comm}]", kind(s.comm, s.kernel_thread, qemu))
-        + (s.user_s, s.kernel_s, s.guest_s)
-        for tid, s in stats
-    ]
+    return [(ruser, pid, s.ppid, tid, s.cpu, s.state, s.comm, words or f"[{s.comm}]", *_use(s, qemu)) for tid, s in stats]
+
+
+def _use(stat: Stat, of_qemu: bool) -> tuple:
+    return kind(stat.comm, stat.kernel_thread, of_qemu), stat.user_s, stat.kernel_s, stat.guest_s
 
 
 def kind(comm: str, kernel_thread: bool, of_qemu: bool) -> str:
