@@ -31,7 +31,7 @@ def choose(accel: str, uri: str) -> tuple[str, str]:
         raise GuestError(f"KVM cannot be had: {speed.problem}. Lab() takes what works; Lab(accel='tcg') emulates.")
     if accel == "kvm" or (speed.user or 0) >= WORTHWHILE:
         return "kvm", str(speed)
-    return "tcg", str(speed)
+    return "tcg", speed.problem or f"KVM here is too slow, {speed}"
 
 
 def _refuse_half_open_device() -> None:

@@ -55,7 +55,7 @@ class GuestLab:
     def __repr__(self) -> str:
         if self._connection is None:
             return f"Lab on {self.uri}: closed"
-        return f"Lab on {self.uri}, {len(self._mine)} guests of its own; the lab guest runs on {self.accel.upper()}: {self.accel_reason}"
+        return f"Lab on {self.uri}, {len(self._mine)} guests of its own. They run on {self.accel.upper()}: {self.accel_reason}"
 
     def __enter__(self):
         return self

@@ -34,8 +34,8 @@ class Host:
 
         Examples
         --------
-        >>> Host().threads().groupby("cpu").size().sum() > 0
-        True
+        >>> list(Host().threads().query("tid == 2").comm)
+        ['kthreadd']
 
         """
         return frame(threads.rows(self.root), "threads")

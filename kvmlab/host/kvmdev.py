@@ -84,7 +84,7 @@ class Speed:
     def __str__(self) -> str:
         if self.problem:
             return self.problem
-        return f"KVM runs guest user code at {_percent(self.user)} of native speed, guest kernel code at {_percent(self.kernel)}"
+        return f"guest user code at {_percent(self.user)} of native speed, guest kernel code at {_percent(self.kernel)}"
 
 
 def probe() -> Speed:
