@@ -59,7 +59,7 @@ class Daemon:
 
     def stop(self) -> None:
         """Stop them, unless somebody else is connected by now: then their idle time-out does."""
-        if not _listening("libvirt-sock", "virtqemud-sock", connected=True):
+        if not self._busy():
             for process in reversed(self._processes):
                 process.terminate()
             for process in self._processes:
@@ -69,6 +69,15 @@ class Daemon:
                     process.kill()
         self._processes.clear()
         self._log.close()
+
+    def _busy(self, patience_s: float = 0.5) -> bool:
+        """Whether others are connected; our own connection is closed, but the daemon may be slower to notice."""
+        deadline = time.monotonic() + patience_s
+        while busy := _listening("libvirt-sock", "virtqemud-sock", connected=True):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        return busy
 
 
 def _listening(*sockets: str, connected: bool = False) -> bool:

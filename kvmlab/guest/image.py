@@ -12,6 +12,7 @@ from kvmlab.errors import GuestError
 from kvmlab.guest.microguest.page import IMAGE
 
 _PREFIX = "kvmlab-"
+_PLACE = Path("/run")
 
 
 def readable(uri: str) -> tuple[Path, Path | None]:
@@ -20,9 +21,8 @@ def readable(uri: str) -> tuple[Path, Path | None]:
         raise GuestError(f"The guest image {IMAGE} is missing: install kvmlab anew.")
     if uri != "qemu:///system" or _all_may_read(IMAGE):
         return IMAGE, None
-    place = Path("/run")
-    _remove_orphans(place)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place))
+    _remove_orphans(_PLACE)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_PLACE))
     folder.chmod(0o755)
     copy = Path(shutil.copyfile(IMAGE, folder / IMAGE.name))
     copy.chmod(0o644)

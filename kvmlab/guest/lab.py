@@ -233,8 +233,10 @@ class GuestLab:
         return f"{gone} guests gone, {undone} pins put back."
 
     def _end(self) -> None:
-        with ThreadPoolExecutor(max_workers=16) as pool:
+        with ThreadPoolExecutor(max_workers=16) as pool, suppress(RuntimeError):  # at the interpreter's exit no thread can start:
             list(pool.map(self._destroy, list(self._mine)))
+        for uuid in list(self._mine):  # one by one, then
+            self._destroy(uuid)
         with suppress(libvirt.libvirtError):  # the daemon may be gone already
             self._connection.close()
         self._connection = None

@@ -1,0 +1,138 @@
+"""However it ends: afterwards no guest is listed and no QEMU runs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from kvmlab import KvmlabError, Lab
+from kvmlab.guest.daemon import IDLE_S
+from kvmlab.guest.microguest.page import wait_until
+from tests.conftest import need
+
+SCRIPT = """
+import sys, time
+from kvmlab import Lab
+lab = Lab(accel="tcg")
+print("open", flush=True)
+for name in sys.argv[1:]:
+    lab.start(name, vcpus=2).work("spin")
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+def running(*names: str) -> list[psutil.Process]:
+    wanted = {f"guest={name},debug-threads=on" for name in names}
+    return [p for p in psutil.process_iter(["cmdline", "status"]) if wanted & set(p.info["cmdline"] or ()) and p.info["status"] != "zombie"]
+
+
+def listed() -> str:
+    return subprocess.run(["virsh", "list", "--all", "--name"], capture_output=True, text=True, timeout=30).stdout
+
+
+def python(*names: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, *names], stdout=subprocess.PIPE, text=True)
+
+
+def test_kill_9_of_python_leaves_no_guest(live):
+    with Lab(accel="tcg") as onlooker:  # keeps a daemon there to be asked
+        process = python("kl-k1", "kl-k2")
+        assert process.stdout.readline() == "open\n" and process.stdout.readline() == "up\n"
+        assert len(running("kl-k1", "kl-k2")) == 2
+        process.kill()
+        process.wait()
+        assert wait_until(lambda: not running("kl-k1", "kl-k2"), 10, 0.1)
+        assert wait_until(lambda: "kl-k" not in listed(), 10, 0.1)
+        assert onlooker.guests()["guest"].str.startswith("kl-k").sum() == 0
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.15, 0.3, 0.5])
+def test_ctrl_c_during_start_leaves_nothing(live, after_s):
+    process = python("kl-c1")
+    assert process.stdout.readline() == "open\n"
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=20)
+    assert not running("kl-c1")
+    with Lab(accel="tcg"):
+        assert "kl-c1" not in listed()
+
+
+def test_a_script_that_just_ends_leaves_nothing(live):
+    code = SCRIPT.replace("time.sleep(60)", "sys.exit(3)")
+    assert subprocess.run([sys.executable, "-c", code, "kl-e1"], capture_output=True, timeout=60).returncode == 3
+    assert not running("kl-e1")
+
+
+def test_a_guest_destroyed_by_virsh_is_said_to_be_gone_and_the_lab_goes_on(lab):
+    guest, other = lab.start("kl-a"), lab.start("kl-b")
+    other.work("spin")
+    subprocess.run(["virsh", "destroy", "kl-a"], check=True, capture_output=True)
+    for doing in (lambda: guest.work("spin"), guest.counters):
+        with pytest.raises(KvmlabError, match="'kl-a' is gone"):
+            doing()
+    with pytest.raises(KvmlabError, match="no running guest 'kl-a'"):
+        lab.plan({("kl-a", 0): "0"})
+    assert lab.vcpus()["guest"].tolist() == ["kl-b"] == lab.guests()["guest"].tolist()
+    lab.start("kl-a").work("spin")  # its name is free again
+    assert lab.vcpus()["work"].tolist() == ["spin", "spin"]
+
+
+def test_qemu_killed_behind_libvirts_back_is_a_guest_that_is_gone(lab):
+    guest = lab.start("kl-a")
+    os.kill(guest.process.pid, signal.SIGKILL)
+    assert wait_until(lambda: not guest.process.alive(), 5)
+    with pytest.raises(KvmlabError, match="'kl-a' is gone"):
+        guest.work("spin")
+    assert lab.vcpus().empty
+
+
+def daemons() -> list[psutil.Process]:
+    """Of this user only, and under root only where a Lab started it: never somebody's own daemon."""
+    mine = (p for p in psutil.process_iter(["name", "uids", "status"]) if p.info["name"] in ("libvirtd", "virtqemud"))
+    return [p for p in mine if p.info["uids"].real == os.geteuid() and p.info["status"] != "zombie"]
+
+
+@pytest.fixture
+def no_daemon(live) -> None:
+    """Where root's Lab must start its daemon itself. One that an earlier Lab left to its idle time-out may go now."""
+    for daemon in daemons():
+        if daemon.cmdline()[1:] == ["--timeout", str(IDLE_S)]:
+            daemon.terminate()
+            daemon.wait(15)
+    if os.geteuid() == 0 and daemons():
+        need("the system's own libvirt daemon runs here: it is not ours to stop")
+
+
+def test_a_daemon_killed_meanwhile_is_said_and_no_qemu_stays(no_daemon):
+    lab = Lab(accel="tcg")
+    lab.start("kl-d1").work("spin")
+    for daemon in daemons():
+        daemon.kill()
+    with pytest.raises(KvmlabError, match="daemon went away"):
+        lab.vcpus()
+    lab.close()
+    assert wait_until(lambda: not running("kl-d1"), 10, 0.1)
+    with Lab(accel="tcg") as again:
+        assert "kl-d1" not in listed() and again.guests().empty
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's Lab starts a daemon itself")
+def test_a_daemon_that_the_lab_started_stops_with_it_unless_somebody_else_is_connected(no_daemon):
+    first = Lab(accel="tcg")
+    with Lab(accel="tcg") as second:
+        first.close()
+        assert daemons() and second.guests().empty  # it stays for the second one
+    with Lab(accel="tcg"):
+        pass
+    for daemon in daemons():  # nobody's any more: its idle time-out would end it
+        daemon.terminate()
+    assert wait_until(lambda: not daemons(), 15, 0.1)
+    with Lab(accel="tcg"):
+        assert daemons()
+    assert not daemons()
