@@ -19,7 +19,7 @@ from kvmlab.host.topology import online_cpus
 from kvmlab.lab import Lab
 
 _HZ = 10
-_GOOD, _BAD = "#1a7f37", "#cf222e"
+_GOOD, _BAD = "#2da44e", "#e5534b"  # readable in light and dark
 
 
 def ask(question: str, low: float, high: float, default: float | None = None) -> ipw.FloatSlider:
@@ -111,7 +111,8 @@ class PinGrid(ipw.VBox):
             lines, problem = [], error
         self.apply_button.disabled = not wishes or problem is not None
         self.message.value = _note(str(problem), _BAD) if problem else _note("Not applied yet.") if wishes else ""
-        self.commands.value = f"<pre style='margin:0'>{html.escape(chr(10).join(lines))}</pre>" if lines else ""
+        if wishes:  # after Apply they stay, to be copied
+            self.commands.value = f"<pre style='margin:0'>{html.escape(chr(10).join(lines))}</pre>"
 
     def _apply(self, _button: ipw.Button) -> None:
         wishes = self.wishes()
@@ -119,7 +120,7 @@ class PinGrid(ipw.VBox):
         self._do(lambda: self.lab.plan(wishes).apply(), lambda _: f"As the kernel says: {placed}.")
 
     def _undo(self, _button: ipw.Button) -> None:
-        self._do(self.lab.undo, lambda count: f"{count} put back." if count else "There is nothing to undo.")
+        self._do(self.lab.undo, lambda count: f"{count} pin{'s' * (count != 1)} put back." if count else "There is nothing to undo.")
 
     def _do(self, deed, said) -> None:
         try:

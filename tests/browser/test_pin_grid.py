@@ -75,6 +75,8 @@ def page():
         page = browser.new_page(viewport={"width": 1280, "height": 860})
         page.set_default_timeout(90_000)
         yield page
+        OUT.mkdir(exist_ok=True)
+        page.screenshot(path=OUT / "last.png")  # what it looked like at the end, however it ended
         browser.close()
 
 
@@ -100,9 +102,9 @@ def vcpu_thread(guest: str, vcpu: int) -> int:
 
 
 def test_a_click_and_apply_move_a_real_vcpu(server, page):
-    OUT.mkdir(exist_ok=True)
     page.goto(server)
-    page.locator(".jp-Notebook").wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.get_by_role("button", name="No", exact=True).click()  # no news from outside
     run_until(page, "lab.pin_widget()")
     apply = page.get_by_role("button", name="Make the kernel agree").or_(page.locator("button", has_text="Apply"))
     apply.first.wait_for(timeout=120_000)
@@ -125,7 +127,7 @@ def test_a_click_and_apply_move_a_real_vcpu(server, page):
     page.evaluate("document.querySelector('.jp-OutputArea button[title=\"Take the last Apply back\"]').focus()")
     page.keyboard.press("Enter")  # by keyboard alone
     assert wait_until(lambda: os.sched_getaffinity(tid) == allowed, 5)
-    expect(page.get_by_text("1 put back.").first).to_be_visible()
+    expect(page.get_by_text("1 pin put back.").first).to_be_visible()
 
     for theme, width in (("JupyterLab Dark", 1280), ("JupyterLab Light", 1024)):
         page.set_viewport_size({"width": width, "height": 860})
