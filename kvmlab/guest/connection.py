@@ -27,22 +27,17 @@ def default_uri() -> str:
     return "qemu:///system" if os.geteuid() == 0 else "qemu:///session"
 
 
-def connect(uri: str) -> tuple[libvirt.virConnect, Daemon | None]:
-    """An open connection, and the daemon that had to be started for it.
+def connect(uri: str) -> libvirt.virConnect:
+    """An open connection.
 
     libvirt starts a user's session daemon by itself. As root on a machine where none listens, kvmlab starts one.
     """
     try:
-        return libvirt.open(uri), None
+        return libvirt.open(uri)
     except libvirt.libvirtError as error:
         if uri != "qemu:///system" or os.geteuid() != 0 or error.get_error_code() != libvirt.VIR_ERR_SYSTEM_ERROR:
             raise _no_connection(uri, error) from error
-    daemon = Daemon()
-    try:
-        return daemon.start(lambda: _try_open(uri)), daemon
-    except BaseException:
-        daemon.stop()
-        raise
+    return Daemon().start(lambda: _try_open(uri))
 
 
 def _try_open(uri: str) -> libvirt.virConnect | None:

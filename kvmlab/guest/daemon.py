@@ -1,30 +1,35 @@
-"""The system daemons that a Lab starts where root has none, and stops again.
+"""The system daemons that a Lab starts where root has none.
 
-`libvirtd` (or `virtqemud`) and the `virtlogd` it writes logs through run with their own idle time-outs: should nobody be
-left to stop them, they stop themselves.
+`libvirtd` (or `virtqemud`) and the `virtlogd` it writes logs through run with a short idle time-out and stop themselves
+when nobody is connected any more. They are never sent a signal: a libvirtd 9.0 that is told to stop while somebody's
+auto-destroy guest still runs waits for itself for ever, and only the daemon knows for sure who is connected.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from kvmlab.errors import ConnectError
 
-IDLE_S = 30
+IDLE_S = 5
+_STUCK_S = 3  # without a socket, and not gone either
+_OPTIONS = ["--timeout", str(IDLE_S)]
 _PATH = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/sbin:/bin"
 
 
 class Daemon:
-    """The daemons behind qemu:///system, for as long as a Lab needs them."""
+    """The daemons behind qemu:///system."""
 
     def __init__(self) -> None:
-        self._processes: list[subprocess.Popen] = []
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by stop)
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (theirs for as long as they run)
         self._program = next((path for name in ("libvirtd", "virtqemud") if (path := shutil.which(name, path=_PATH))), None)
         if self._program is None:
             raise ConnectError("There is no libvirt daemon on this machine: apt install libvirt-daemon-system qemu-system-x86.")
@@ -34,54 +39,39 @@ class Daemon:
 
         A daemon that another process just stopped may hold its lock for a moment: one that ends at once is started again.
         """
-        deadline = time.monotonic() + patience_s
+        begin = time.monotonic()
         log_daemon = shutil.which("virtlogd", path=_PATH)
         while True:
             if log_daemon and not _listening("virtlogd-sock"):
                 self._spawn(log_daemon)
-            self._spawn(self._program)
-            pause = time.monotonic() + 1
-            while time.monotonic() < pause or self._processes[-1].poll() is None:
+            daemon, pause = self._spawn(self._program), time.monotonic() + 1
+            while time.monotonic() < pause or daemon.poll() is None:
                 if (connection := connect()) is not None:
                     return connection
-                if time.monotonic() > deadline:
+                if time.monotonic() > begin + patience_s:
                     raise ConnectError(f"{self._program} was started and does not answer: {self._said()}")
                 time.sleep(0.02)
+            if time.monotonic() > begin + _STUCK_S:
+                self._kill_stuck()
 
-    def _spawn(self, program: str) -> None:
-        command = [program, "--timeout", str(IDLE_S)]
+    def _spawn(self, program: str) -> subprocess.Popen:
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": self._log}
-        self._processes.append(subprocess.Popen(command, start_new_session=True, **streams))
+        return subprocess.Popen([program, *_OPTIONS], start_new_session=True, **streams)
 
     def _said(self) -> str:
         self._log.seek(0)
         return " ".join(self._log.read().split())[-500:] or "it said nothing"
 
-    def stop(self) -> None:
-        """Stop them, unless somebody else is connected by now: then their idle time-out does."""
-        if not self._busy():
-            for process in reversed(self._processes):
-                process.terminate()
-            for process in self._processes:
-                try:
-                    process.wait(timeout=10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-        self._processes.clear()
-        self._log.close()
-
-    def _busy(self, patience_s: float = 0.5) -> bool:
-        """Whether others are connected; our own connection is closed, but the daemon may be slower to notice."""
-        deadline = time.monotonic() + patience_s
-        while busy := _listening("libvirt-sock", "virtqemud-sock", connected=True):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.02)
-        return busy
+    def _kill_stuck(self) -> None:
+        """End a daemon that some Lab started and that hangs: it holds the lock of its pid file and listens no more."""
+        with suppress(OSError, ValueError):
+            pid = int(Path("/run", f"{Path(self._program).name}.pid").read_text())
+            ours = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1:3] == _OPTIONS
+            if ours and not _listening("libvirt-sock", "virtqemud-sock"):
+                os.kill(pid, signal.SIGKILL)
 
 
-def _listening(*sockets: str, connected: bool = False) -> bool:
-    """Whether somebody listens on (or is connected to) one of libvirt's sockets: /proc/net/unix, proc_net_unix(5)."""
-    wanted = "03" if connected else "01"
+def _listening(*sockets: str) -> bool:
+    """Whether somebody listens on one of libvirt's sockets: /proc/net/unix, see proc_net_unix(5)."""
     lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
-    return any(len(f) == 8 and f[5] == wanted and f[7].rpartition("/")[2] in sockets for f in lines)
+    return any(len(f) == 8 and f[5] == "01" and f[7].rpartition("/")[2] in sockets for f in lines)

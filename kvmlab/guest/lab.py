@@ -49,7 +49,7 @@ class GuestLab:
         self._seen: dict[str, vcpus.Process] = {}
         self._undo: list[list] = []
         self._image, self._folder = image.readable(self.uri)
-        self._connection, self._daemon = connect(self.uri)
+        self._connection = connect(self.uri)
         atexit.register(self.close)
 
     def __repr__(self) -> str:
@@ -221,16 +221,16 @@ class GuestLab:
     # ---- the end
 
     def close(self) -> str:
-        """Put back every pin, end every guest, stop the daemon if this Lab started it. Says what was done."""
+        """Put back every pin and end every guest; says what was done. A daemon that a Lab started ends by itself."""
         if self._connection is None:
             return "This Lab was closed before."
         undone, gone = 0, len(self._mine)
         try:
-            while self._undo:
-                undone += self.undo()
+            while self._undo:  # what is ours goes anyway
+                undone += restore([step for step in self._undo.pop() if step.process.uuid not in self._mine])
         finally:
             self._end()
-        return f"{gone} guests gone, {undone} pins put back."
+        return f"{gone} guests gone" + (f", {undone} pins of other guests put back." if undone else ".")
 
     def _end(self) -> None:
         with ThreadPoolExecutor(max_workers=16) as pool, suppress(RuntimeError):  # at the interpreter's exit no thread can start:
@@ -240,8 +240,6 @@ class GuestLab:
         with suppress(libvirt.libvirtError):  # the daemon may be gone already
             self._connection.close()
         self._connection = None
-        if self._daemon:
-            self._daemon.stop()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
         atexit.unregister(self.close)

@@ -108,9 +108,9 @@ class Plan:
         self._lab.must_be_mine(pin.guest)
         process, domain = self._lab.process(pin.guest), self._lab.domain(pin.guest)
         tids = process.emulator if pin.who == EMULATOR else [process.vcpus[pin.who]]
-        with explained(f"Asking where {pin} may run"), _gone(pin):
+        with explained(f"Asking where {pin} may run"):
             known = domain.emulatorPinInfo(0) if pin.who == EMULATOR else domain.vcpuPinInfo(0)[pin.who]
-            affinity = {tid: frozenset(os.sched_getaffinity(tid)) for tid in tids}
+        affinity = {tid: cpus for tid in tids if (cpus := _affinity(pin, process, tid)) is not None}
         return _Before(pin, process, domain, affinity, tuple(known))
 
 
@@ -131,7 +131,7 @@ def _legal_cpus(pin: Pin, cpus: str | int) -> tuple[int, ...]:
 def _set(step: _Before, cpus: set[int]) -> None:
     _tell_libvirt(step, tuple(cpu in cpus for cpu in range(len(step.known))))
     for tid in step.affinity:
-        _move(step.pin, tid, cpus)
+        _move(step, tid, cpus)
 
 
 def _tell_libvirt(step: _Before, cpumap: tuple[bool, ...]) -> None:
@@ -142,18 +142,32 @@ def _tell_libvirt(step: _Before, cpumap: tuple[bool, ...]) -> None:
             step.domain.pinVcpuFlags(step.pin.who, cpumap, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
-def _move(pin: Pin, tid: int, cpus: set[int] | frozenset[int]) -> None:
-    with _gone(pin):
-        if os.sched_getaffinity(tid) != cpus:
-            os.sched_setaffinity(tid, cpus)
+def _affinity(pin: Pin, process: Process, tid: int) -> frozenset[int] | None:
+    """What the kernel lets a thread use; None for a helper thread of QEMU that ended meanwhile, as they do."""
+    try:
+        return frozenset(os.sched_getaffinity(tid))
+    except ProcessLookupError as error:
+        if pin.who == EMULATOR and process.alive():
+            return None
+        raise GuestError(f"{pin}: its thread is gone; was the guest stopped?") from error
+
+
+def _move(step: _Before, tid: int, cpus: set[int] | frozenset[int]) -> None:
+    if _affinity(step.pin, step.process, tid) in (None, cpus):
+        return
+    try:
+        os.sched_setaffinity(tid, cpus)
+    except PermissionError as error:
+        raise PinError(f"{step.pin}: its threads belong to another user; pin it as that user or as root.") from error
+    except OSError as error:
+        raise PinError(f"{step.pin}: the kernel refuses these CPUs ({error.strerror}); is its cpuset narrower?") from error
 
 
 def _read_back(step: _Before) -> None:
     for tid in step.affinity:
-        with _gone(step.pin):
-            now = tuple(sorted(os.sched_getaffinity(tid)))
-        if now != step.pin.cpus:
-            asked, has = cpulist.format(step.pin.cpus), cpulist.format(now)
+        now = _affinity(step.pin, step.process, tid)
+        if now not in (None, frozenset(step.pin.cpus)):
+            asked, has = cpulist.format(step.pin.cpus), cpulist.format(now or ())
             raise PinError(
                 f"{step.pin}: asked for CPU {asked}, but the kernel lets thread {tid} use {has}. "
                 "Somebody else pins it too, or its cpuset is narrower (see /proc/TID/status: Cpus_allowed_list). Everything was put back."
@@ -162,32 +176,11 @@ def _read_back(step: _Before) -> None:
 
 def restore(steps: list[_Before]) -> int:
     """Put back what `steps` found, last one first; guests that are gone need nothing. How many lines were put back."""
-    count = 0
-    for step in reversed(steps):
-        if step.process.alive():
+    alive = [step for step in reversed(steps) if step.process.alive()]
+    for step in alive:
+        try:
             _tell_libvirt(step, step.known)
+        finally:  # the kernel's part also where libvirt does not answer any more
             for tid, cpus in step.affinity.items():
-                try:
-                    _move(step.pin, tid, cpus)
-                except GuestError:
-                    continue  # a helper thread of QEMU that ended meanwhile
-            count += 1
-    return count
-
-
-class _gone:
-    """A thread that ended between plan and deed is a guest that is gone."""
-
-    def __init__(self, pin: Pin):
-        self.pin = pin
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _type, error, _traceback) -> None:
-        if isinstance(error, ProcessLookupError):
-            raise GuestError(f"{self.pin}: its thread is gone; was the guest stopped?") from error
-        if isinstance(error, PermissionError):
-            raise PinError(f"{self.pin}: its threads belong to another user; pin it as that user or as root.") from error
-        if isinstance(error, OSError):
-            raise PinError(f"{self.pin}: the kernel refuses these CPUs ({error.strerror}); is its cpuset narrower?") from error
+                _move(step, tid, cpus)
+    return len(alive)
