@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kvmlab.errors import ConnectError, GuestError, KvmlabError
-from kvmlab.guest.daemon import Daemon
+from kvmlab.guest.daemon import Daemon, hold_log_daemon
 
 try:
     import libvirt
@@ -27,17 +28,18 @@ def default_uri() -> str:
     return "qemu:///system" if os.geteuid() == 0 else "qemu:///session"
 
 
-def connect(uri: str) -> libvirt.virConnect:
-    """An open connection.
+def connect(uri: str) -> tuple[libvirt.virConnect, socket.socket | None]:
+    """An open connection, and one to the log daemon behind it to be closed with it.
 
     libvirt starts a user's session daemon by itself. As root on a machine where none listens, kvmlab starts one.
     """
+    log = hold_log_daemon() if uri == "qemu:///system" and os.geteuid() == 0 else None
     try:
-        return libvirt.open(uri)
+        return libvirt.open(uri), log
     except libvirt.libvirtError as error:
         if uri != "qemu:///system" or os.geteuid() != 0 or error.get_error_code() != libvirt.VIR_ERR_SYSTEM_ERROR:
             raise _no_connection(uri, error) from error
-    return Daemon().start(lambda: _try_open(uri))
+    return Daemon().start(lambda: _try_open(uri)), log
 
 
 def _try_open(uri: str) -> libvirt.virConnect | None:

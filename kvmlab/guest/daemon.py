@@ -1,6 +1,6 @@
 """The system daemons that a Lab starts where root has none.
 
-`libvirtd` (or `virtqemud`) and the `virtlogd` it writes logs through run with a short idle time-out and stop themselves
+`libvirtd` (or `virtqemud`) and the `virtlogd` it writes guests' logs through run with a short idle time-out and stop themselves
 when nobody is connected any more. They are never sent a signal: a libvirtd 9.0 that is told to stop while somebody's
 auto-destroy guest still runs waits for itself for ever, and only the daemon knows for sure who is connected.
 """
@@ -10,18 +10,21 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from kvmlab.errors import ConnectError
 
 IDLE_S = 5
 _STUCK_S = 3  # without a socket, and not gone either
 _OPTIONS = ["--timeout", str(IDLE_S)]
+_LOG_SOCKET = "/run/libvirt/virtlogd-sock"
 _PATH = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/sbin:/bin"
 
 
@@ -40,11 +43,8 @@ class Daemon:
         A daemon that another process just stopped may hold its lock for a moment: one that ends at once is started again.
         """
         begin = time.monotonic()
-        log_daemon = shutil.which("virtlogd", path=_PATH)
         while True:
-            if log_daemon and not _listening("virtlogd-sock"):
-                self._spawn(log_daemon)
-            daemon, pause = self._spawn(self._program), time.monotonic() + 1
+            daemon, pause = _spawn(self._program, self._log), time.monotonic() + 1
             while time.monotonic() < pause or daemon.poll() is None:
                 if (connection := connect()) is not None:
                     return connection
@@ -53,10 +53,6 @@ class Daemon:
                 time.sleep(0.02)
             if time.monotonic() > begin + _STUCK_S:
                 self._kill_stuck()
-
-    def _spawn(self, program: str) -> subprocess.Popen:
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": self._log}
-        return subprocess.Popen([program, *_OPTIONS], start_new_session=True, **streams)
 
     def _said(self) -> str:
         self._log.seek(0)
@@ -69,6 +65,32 @@ class Daemon:
             ours = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[1:3] == _OPTIONS
             if ours and not _listening("libvirt-sock", "virtqemud-sock"):
                 os.kill(pid, signal.SIGKILL)
+
+
+def hold_log_daemon() -> socket.socket | None:
+    """A connection to virtlogd, started where none listens: as long as it is open, virtlogd does not end for idleness.
+
+    libvirtd connects to it only while a guest runs and never starts it, so that without this a guest that is started
+    later would find none.
+    """
+    program, begin, started = shutil.which("virtlogd", path=_PATH), time.monotonic(), False
+    while program and time.monotonic() < begin + 3:
+        held = socket.socket(socket.AF_UNIX)
+        try:
+            held.connect(_LOG_SOCKET)
+            return held
+        except OSError:
+            held.close()
+        if not started:
+            _spawn(program, subprocess.DEVNULL)
+        started = True
+        time.sleep(0.02)
+    return None
+
+
+def _spawn(program: str, log: IO | int) -> subprocess.Popen:
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": log}
+    return subprocess.Popen([program, *_OPTIONS], start_new_session=True, **streams)
 
 
 def _listening(*sockets: str) -> bool:

@@ -49,7 +49,7 @@ class GuestLab:
         self._seen: dict[str, vcpus.Process] = {}
         self._undo: list[list] = []
         self._image, self._folder = image.readable(self.uri)
-        self._connection = connect(self.uri)
+        self._connection, self._log = connect(self.uri)
         atexit.register(self.close)
 
     def __repr__(self) -> str:
@@ -240,6 +240,8 @@ class GuestLab:
         with suppress(libvirt.libvirtError):  # the daemon may be gone already
             self._connection.close()
         self._connection = None
+        if self._log:
+            self._log.close()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
         atexit.unregister(self.close)

@@ -126,6 +126,8 @@ def test_a_daemon_that_a_lab_started_serves_others_and_ends_when_nobody_is_left(
         first.close()
         second.start("kl-d2")
         assert daemons() == started
+        time.sleep(2 * IDLE_S)  # neither daemon may end for idleness while a Lab is open
+        second.start("kl-d5")
     assert wait_until(lambda: not daemons(), 4 * IDLE_S, 0.1)
 
 
