@@ -13,6 +13,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
@@ -92,12 +93,12 @@ def run_until(page: Page, words: str) -> None:
 
 def vcpu_thread(guest: str, vcpu: int) -> int:
     """From the kernel alone: the thread called "CPU n/..." of the QEMU with that guest's name."""
-    for process in psutil.process_iter(["cmdline"]):
-        if f"guest={guest},debug-threads=on" in (process.info["cmdline"] or ()):
-            for thread in process.threads():
-                with open(f"/proc/{process.pid}/task/{thread.id}/comm") as comm:
-                    if comm.read().startswith(f"CPU {vcpu}/"):
-                        return thread.id
+    name = f"guest={guest},debug-threads=on"
+    found = [process for process in psutil.process_iter(["cmdline", "create_time"]) if name in (process.info["cmdline"] or ())]
+    newest = max(found, key=lambda process: process.info["create_time"])
+    for thread in newest.threads():
+        if Path(f"/proc/{newest.pid}/task/{thread.id}/comm").read_text().startswith(f"CPU {vcpu}/"):
+            return thread.id
     raise AssertionError(f"no thread of {guest} vCPU {vcpu}")
 
 

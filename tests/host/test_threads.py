@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmlab import Host
+from kvmlab.guest.microguest.page import wait_until
 from kvmlab.host.sysroot import SysRoot
 from kvmlab.host.threads import parse_stat, read_stat
 
@@ -81,4 +82,4 @@ def test_stat_is_parsed_whatever_the_name_and_the_numbers(comm, numbers):
 def test_a_thread_that_is_gone_is_none():
     tid, stop = named_thread(b"short-lived")
     stop()
-    assert read_stat(SysRoot(), os.getpid(), tid) is None
+    assert wait_until(lambda: read_stat(SysRoot(), os.getpid(), tid) is None, 2)  # Python joins it a moment before it ends
