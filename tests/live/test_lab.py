@@ -144,7 +144,7 @@ def test_a_taken_name_is_an_error_and_the_first_guest_goes_on(live):
         second.close()
         guest.check()
         turns = first.vcpus()["turns"][0]
-        assert turns.dtype.kind == "i" or turns > 0
+        assert turns > 0
 
 
 def test_another_labs_guest_is_watched_and_not_touched(live):
