@@ -38,10 +38,16 @@ FRAMES: dict[str, tuple[Column, ...]] = {
         state    | string  |   | R running or runnable, S and D sleeping, Z dead, ...         | proc(5) stat, field 3
         comm     | string  |   | the thread's own name                                        | proc(5) stat, field 2
         args     | string  |   | command line of its process, [comm] where it has none        | proc(5) cmdline
-        kind     | string  |   | vcpu, emulator, iothread, vhost, kernel or ordinary          | names and flags, see host/threads.py
+        kind     | string  |   | vcpu, emulator, iothread, vhost, ordinary or a kernel family: kworker, ... | names and flags, host/kinds.py
+        pool     | string  |   | of a kworker: its CPU (H: high priority), or u and a number: any CPU | name of the thread
+        queue    | string  |   | of a kworker: the work queue it serves or served last        | name of the thread
         user_s   | Float64 | s | CPU time in user mode so far, without guest time             | proc(5) stat, fields 14 and 43
         kernel_s | Float64 | s | CPU time in the kernel so far                                | proc(5) stat, field 15
         guest_s  | Float64 | s | CPU time in guest mode so far                                | proc(5) stat, field 43
+        nice     | Int64   |   | -20 (goes first) to 19, under the ordinary policies          | proc(5) stat, field 19
+        policy   | string  |   | other, fifo, rr, batch, idle, deadline or ext                | proc(5) stat, field 41; sched(7)
+        priority | Int64   |   | of the real-time policies, 1 to 99; 0 for all others         | proc(5) stat, field 40
+        allowed_cpus | string |  | host CPUs it may use; read only when asked for              | proc(5) status: Cpus_allowed_list
     """),
     "cpus": _table("""
         cpu       | Int64   |     | host CPU, by its OS number                              | /sys/devices/system/cpu/cpuN
@@ -61,6 +67,81 @@ FRAMES: dict[str, tuple[Column, ...]] = {
         capacity  | Int64   |     | computing power, 1024 for the strongest core            | cpuN/cpu_capacity
         isolated  | boolean |     | kept free of load balancing                             | /sys/devices/system/cpu/isolated
         nohz_full | boolean |     | no tick while one thread runs                           | /sys/devices/system/cpu/nohz_full
+    """),
+    "threads_per_cpu": _table("""
+        cpu     | Int64  |  | host CPU they last ran on                | proc(5) stat, field 39
+        kind    | string |  | as in threads                            | names and flags, see host/kinds.py
+        threads | Int64  |  | how many                                 | counted
+        running | Int64  |  | of these, running or ready to run        | proc(5) stat, field 3
+    """),
+    "support": _table("""
+        check  | string |  | what was looked at                                                   | kvmlab
+        status | string |  | pass, warn, fail or unknown; as far as it matters to KVM guests       | kvmlab
+        found  | string |  | what is there                                                        | see source
+        source | string |  | where it was read                                                    | kvmlab
+        advice | string |  | what to do about it; NA where nothing is to be done                  | kvmlab
+    """),
+    "flags": _table("""
+        flag    | string |  | as the kernel names it                                       | /proc/cpuinfo
+        cpus    | string |  | the host CPUs that have it                                   | /proc/cpuinfo
+        group   | string |  | virtualization, simd, crypto, security, ...                  | host/flags.txt
+        meaning | string |  | what it is for                                               | host/flags.txt
+    """),
+    "kvm": _table("""
+        module    | string |  | kvm, or the part of it for this processor          | /sys/module
+        parameter | string |  | its name                                           | /sys/module/MODULE/parameters
+        value     | string |  | as the kernel writes it                            | /sys/module/MODULE/parameters
+        meaning   | string |  | what it is for                                     | host/kvm.py
+    """),
+    "caches": _table("""
+        cache    | Int64  |     | as in cpus(): numbered by first CPU, level and type by themselves  | cache/indexN/shared_cpu_list
+        level    | Int64  |     | 1 is nearest to the core                                           | cache/indexN/level
+        type     | string |     | Data, Instruction or Unified                                       | cache/indexN/type
+        size_kib | Int64  | KiB | its size                                                           | cache/indexN/size
+        ways     | Int64  |     | ways of associativity                                              | cache/indexN/ways_of_associativity
+        line_b   | Int64  | B   | bytes a line                                                       | cache/indexN/coherency_line_size
+        cpus     | string |     | the online host CPUs that share it                                 | cache/indexN/shared_cpu_list
+    """),
+    "nodes": _table("""
+        node          | Int64  |     | NUMA node                                            | /sys/devices/system/node/nodeN
+        cpus          | string |     | its online host CPUs; empty where it has only memory | nodeN/cpulist
+        mem_total_kib | Int64  | KiB | its memory                                           | nodeN/meminfo: MemTotal
+        mem_free_kib  | Int64  | KiB | of that, unused                                      | nodeN/meminfo: MemFree
+        hugepages     | Int64  |     | huge pages set aside on it, of all sizes             | nodeN/hugepages
+        hugepages_kib | Int64  | KiB | the memory in them                                   | nodeN/hugepages
+    """),
+    "cpu_times": _table("""
+        time_s       | Float64 | s | when the row was read, on the monotonic clock        | clock_gettime(2)
+        cpu          | Int64   |   | host CPU                                             | proc(5) stat: cpuN
+        user_s       | Float64 | s | user mode so far, without guest time                 | proc(5) stat: user, guest
+        nice_s       | Float64 | s | the same of niced threads                            | proc(5) stat: nice, guest_nice
+        kernel_s     | Float64 | s | kernel so far                                        | proc(5) stat: system
+        idle_s       | Float64 | s | nothing to do so far                                 | proc(5) stat: idle
+        iowait_s     | Float64 | s | nothing to do, a disk being waited for               | proc(5) stat: iowait
+        irq_s        | Float64 | s | interrupts                                           | proc(5) stat: irq
+        softirq_s    | Float64 | s | soft interrupts                                      | proc(5) stat: softirq
+        steal_s      | Float64 | s | had work and did not run: its own hypervisor's doing | proc(5) stat: steal
+        guest_s      | Float64 | s | guest mode: its vCPU threads running guest code      | proc(5) stat: guest
+        guest_nice_s | Float64 | s | the same of niced threads                            | proc(5) stat: guest_nice
+    """),
+    "isolation": _table("""
+        cpu              | Int64   |  | host CPU                                                         | /sys/devices/system/cpu/cpuN
+        isolcpus         | boolean |  | left out of load balancing at boot                               | /sys/devices/system/cpu/isolated
+        isolcpus_flags   | string  |  | domain, managed_irq, nohz, as given to isolcpus                  | /proc/cmdline
+        managed_irq      | boolean |  | kept free of managed interrupts, where they can be               | /proc/cmdline: isolcpus
+        nohz_full        | boolean |  | no tick while one thread runs                                    | /sys/devices/system/cpu/nohz_full
+        rcu_nocbs        | boolean |  | its RCU callbacks run elsewhere                                  | /proc/cmdline: rcu_nocbs
+        cpuset_partition | string  |  | the cpuset that has it to itself, and how: /vms (isolated)       | cgroup v1 and v2 cpuset
+        irqs             | string  |  | numbers of the interrupts that go there                        | /proc/irq/N/effective_affinity_list
+    """),
+    "subsystems": _table("""
+        subsystem | string |  | cpu, memory, storage, network or display             | kvmlab
+        device    | string |  | what the guest sees                                  | libvirt's XML of the running guest
+        served_by | string |  | the QEMU thread or object that does its work         | names of QEMU's threads and objects
+        pid       | Int64  |  | the process it is part of                            | /proc/PID/cmdline
+        tid       | Int64  |  | the thread that does its work; NA for none or several | /proc/PID/task
+        behind    | string |  | the file, socket or memory behind it on the host     | /proc/PID/fd
+        found_by  | string |  | how that was found, to be typed                      | kvmlab
     """),
     "guests": _table("""
         guest   | string  |     | name of the guest                                          | virDomainGetName
@@ -123,10 +204,20 @@ def frame(rows: Iterable[tuple], kind: str, unavailable: Mapping[str, str] | Non
     """
     columns = FRAMES[kind]
     values = list(zip(*rows, strict=True)) or [()] * len(columns)
-    result = pd.DataFrame({c.name: pd.array(list(v), dtype=c.dtype) for c, v in zip(columns, values, strict=True)})
-    silent = {c.name: f"this machine gives none: {c.source}" for c in columns if len(result) and result[c.name].isna().all()}
-    result.attrs["unavailable"] = silent | dict(unavailable or {})
+    result = pd.DataFrame({c.name: _array(v, c.dtype) for c, v in zip(columns, values, strict=True)}, copy=False)
+    silent = [c for c, v in zip(columns, values, strict=True) if v and pd.isna(v[0]) and result[c.name].isna().all()]
+    result.attrs["unavailable"] = {c.name: f"this machine gives none: {c.source}" for c in silent} | dict(unavailable or {})
     return result
+
+
+def _array(values: tuple, dtype: str) -> pd.api.extensions.ExtensionArray:
+    """As pd.array, which takes several times as long over None as over a value; a column that begins with None has many."""
+    if not values or values[0] is not None:
+        return pd.array(list(values), dtype=dtype)
+    present = [i for i, value in enumerate(values) if value is not None]
+    array = pd.array([None], dtype=dtype).repeat(len(values))
+    array[present] = pd.array([values[i] for i in present], dtype=dtype)
+    return array
 
 
 def documents(kind: str) -> Callable:

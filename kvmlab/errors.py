@@ -23,3 +23,7 @@ class PlanError(KvmlabError, ValueError):
 
 class PinError(KvmlabError):
     """A placement that the kernel did not take as asked. What had been changed was put back."""
+
+
+class RecordingError(KvmlabError):
+    """A file or folder that is no recording of a machine, or not safe to read as one."""

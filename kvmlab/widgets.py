@@ -15,7 +15,7 @@ from kvmlab.errors import KvmlabError
 from kvmlab.guest import vcpus
 from kvmlab.guest.pinning import EMULATOR
 from kvmlab.host import cpulist
-from kvmlab.host.topology import online_cpus
+from kvmlab.host.cpusets import online_cpus
 from kvmlab.lab import Lab
 
 _HZ = 10

@@ -30,7 +30,9 @@ def test_a_column_without_values_says_why():
     assert "cpu" not in frame.attrs["unavailable"]
 
 
-METHODS = [(Host.threads, "threads"), (Host.cpus, "cpus"), (Lab.vcpus, "vcpus"), (Lab.guests, "guests"), (Lab.sample, "vcpus")]
+OF_A_HOST = ("support", "flags", "kvm", "cpus", "caches", "nodes", "threads", "threads_per_cpu", "cpu_times", "isolation")
+METHODS = [(getattr(Host, kind), kind) for kind in OF_A_HOST]
+METHODS += [(Lab.vcpus, "vcpus"), (Lab.guests, "guests"), (Lab.sample, "vcpus"), (Lab.subsystems, "subsystems")]
 FUNCTIONS = [(measure.delta, "delta"), (measure.residency, "residency")]
 
 
@@ -40,7 +42,9 @@ def test_docstrings_hold_the_table_of_columns(function, kind):
         assert f"{column.name} : {column.dtype}" in function.__doc__ and column.meaning in function.__doc__
 
 
-@pytest.mark.parametrize("module", ["kvmlab.host.cpulist", "kvmlab.host.host"])
+@pytest.mark.parametrize(
+    "module", ["kvmlab.host.cpulist", "kvmlab.host.caches", "kvmlab.host.isolation", "kvmlab.host.host", "kvmlab.measure"]
+)
 def test_the_examples_in_docstrings_run(module):
     with pd.option_context("display.width", 200):
         result = doctest.testmod(importlib.import_module(module))

@@ -13,13 +13,13 @@ PACKAGE = Path(kvmlab.__file__).parent
 MAY_IMPORT = {  # part of kvmlab -> the parts it may import; the face may import everything
     "errors": set(),
     "columns": set(),
-    "host": {"errors", "columns", "host"},
+    "host": {"errors", "columns", "host", "__version__"},
     "guest": {"errors", "columns", "host", "guest"},
     "measure": {"errors", "columns", "host", "guest", "measure"},
-    "plots": {"errors", "columns"},
+    "plots": {"errors", "columns", "plots"},
     "widgets": {"errors", "columns", "host", "guest", "measure", "plots", "lab"},
 }
-FACE = {"__init__", "lab", "cli", "tour"}
+FACE = {"__init__", "lab", "cli", "terminal", "tour"}
 
 
 def part(path: Path) -> str:

@@ -16,7 +16,7 @@ from kvmlab.errors import CpuListError, GuestError, PinError, PlanError
 from kvmlab.guest.connection import default_uri, explained, libvirt
 from kvmlab.guest.vcpus import ROOT, Process
 from kvmlab.host import cpulist
-from kvmlab.host.topology import online_cpus
+from kvmlab.host.cpusets import online_cpus
 
 if TYPE_CHECKING:
     from kvmlab.guest.lab import GuestLab

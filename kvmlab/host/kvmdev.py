@@ -1,7 +1,7 @@
-"""A minimal KVM client over /dev/kvm, and the probe that measures how fast KVM runs guest code here.
+"""A minimal KVM client over /dev/kvm: what KVM says of itself, and the probe that measures how fast it runs guest code here.
 
 That /dev/kvm exists says little: under nested virtualization KVM may run a guest's user code at full speed and emulate
-its kernel code, thousands of times slower. Source: Documentation/virt/kvm/api.rst (x86).
+its kernel code, thousands of times slower. Source: Documentation/virt/kvm/api.rst (the probe: x86).
 """
 
 from __future__ import annotations
@@ -14,8 +14,22 @@ import platform
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+# A request without data carries a bit of its own on some architectures: _IOC_NONE in their asm/ioctl.h.
+_NONE = 0x20000000 if platform.machine().startswith(("ppc", "mips", "sparc")) else 0
+KVM_GET_API_VERSION, KVM_CHECK_EXTENSION = _NONE | 0xAE00, _NONE | 0xAE03
+CAPABILITIES = {  # KVM_CAP_... in include/uapi/linux/kvm.h
+    "IRQCHIP": 0,
+    "USER_MEMORY": 3,
+    "NR_VCPUS": 9,
+    "HYPERV": 44,
+    "TSC_CONTROL": 60,
+    "MAX_VCPUS": 66,
+    "MAX_VCPU_ID": 128,
+    "X2APIC_API": 129,
+    "BINARY_STATS_FD": 203,
+}
 KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE, KVM_CREATE_VCPU, KVM_RUN = 0xAE01, 0xAE04, 0xAE41, 0xAE80
 KVM_SET_USER_MEMORY_REGION, KVM_GET_SREGS, KVM_SET_SREGS, KVM_SET_REGS = 0x4020AE46, 0x8138AE83, 0x4138AE84, 0x4090AE82
 EXIT_IO = 2
@@ -74,6 +88,33 @@ class VM:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What KVM says of itself: its API version, and by name the value of each of CAPABILITIES, 0 for one it has not.
+
+    `problem` says why it could not be asked.
+    """
+
+    api: int | None = None
+    capabilities: dict[str, int] = field(default_factory=dict)
+    problem: str | None = None
+
+
+def ask() -> Answers:
+    """Open /dev/kvm and ask; no guest is made."""
+    try:
+        fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        return Answers(problem=error.strerror)
+    try:
+        api = fcntl.ioctl(fd, KVM_GET_API_VERSION, 0)
+        return Answers(api, {name: fcntl.ioctl(fd, KVM_CHECK_EXTENSION, number) for name, number in CAPABILITIES.items()})
+    except OSError as error:
+        return Answers(problem=error.strerror)
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True)
 class Speed:
     """How fast KVM runs guest code here, as parts of native speed; `problem` says why it could not be measured."""
 
@@ -84,7 +125,7 @@ class Speed:
     def __str__(self) -> str:
         if self.problem:
             return self.problem
-        return f"guest user code at {_percent(self.user)} of native speed, guest kernel code at {_percent(self.kernel)}"
+        return f"guest user code at {percent(self.user)} of native speed, guest kernel code at {percent(self.kernel)}"
 
 
 def probe() -> Speed:
@@ -120,14 +161,16 @@ def _guest_round(ring: int) -> float:
 
 
 def _native_rounds() -> Callable[[int], None]:
+    return native(_NATIVE_LOOP, ctypes.c_uint32)
+
+
+def native(code: bytes, *arguments: type) -> Callable[..., None]:
+    """Machine code as a function of this process; OSError where the system lets no program write its own code."""
     page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    page[: len(_NATIVE_LOOP)] = _NATIVE_LOOP
-    function = ctypes.CFUNCTYPE(None, ctypes.c_uint32)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
-
-    def rounds(n: int, _keep: mmap.mmap = page) -> None:
-        function(n)
-
-    return rounds
+    page[: len(code)] = code
+    function = ctypes.CFUNCTYPE(None, *arguments)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+    function.page = page  # the code lives as long as the function
+    return function
 
 
 def _per_round(rounds: Callable[[int], None]) -> float:
@@ -145,5 +188,5 @@ def _seconds(rounds: Callable[[int], None], n: int) -> float:
     return time.perf_counter() - begin
 
 
-def _percent(part: float | None) -> str:
+def percent(part: float | None) -> str:
     return "?" if part is None else f"{100 * part:.2g} %" if part < 0.095 else f"{100 * part:.0f} %"

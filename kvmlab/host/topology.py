@@ -1,79 +1,74 @@
-"""Topology: sockets, dies, cores, SMT threads, caches and NUMA nodes of each host CPU.
+"""Topology: sockets, dies, clusters, cores, SMT threads, caches and NUMA node of each host CPU.
 
-Source: Documentation/ABI/stable/sysfs-devices-system-cpu and Documentation/ABI/testing/sysfs-devices-system-cpu.
+Which CPUs belong together is read from the kernel's sibling masks, and the ids (which are free-form: -1, repeated across dies,
+books or drawers, or arbitrary on Arm and POWER) only name the groups. Where ids do not tell the groups apart, groups are numbered
+by their first CPU. So (socket, die, core) is always a key of the cores. Bulldozer's modules are cores with two threads, as the
+kernel has them; s390 books and drawers only tell sockets apart.
+
+Sources: Documentation/ABI/stable/sysfs-devices-system-cpu and Documentation/admin-guide/cputopology.rst.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from kvmlab.host import cpulist
+from kvmlab.host.caches import cache_ids
+from kvmlab.host.cpusets import CPUS, known_cpus, members, nodes_of_cpus, online_cpus, read_cpus
 from kvmlab.host.sysroot import SysRoot
 
-CPUS = "sys/devices/system/cpu"
-_CACHES = {("1", "Data"): "l1d", ("1", "Instruction"): "l1i", ("2", "Unified"): "l2", ("3", "Unified"): "l3"}
+_UNKNOWN_IDS = {-1, 0xFFFF, 0xFFFFFFFF}  # the kernel's ways to say so
+
+Groups = dict[int, tuple[int, ...]]  # of each CPU: all that are with it, itself included
 
 
-def online_cpus(root: SysRoot) -> tuple[int, ...]:
-    """The CPUs that can run threads now."""
-    text = root.read(f"{CPUS}/online")
-    return tuple(root.numbered(CPUS, "cpu")) if text is None else cpulist.parse(text)
+def groups(root: SysRoot, cpus: tuple[int, ...], *names: str) -> Groups:
+    """The online CPUs that share something with each CPU, from the first of the topology masks that is there."""
+    online, found = set(cpus), {}
+    for cpu in cpus:
+        told = read_cpus(root, *(f"{CPUS}/cpu{cpu}/topology/{name}" for name in names))
+        if told is not None:
+            found[cpu] = tuple(sorted(online.intersection(told) | {cpu}))
+    return found
+
+
+def ids(root: SysRoot, cpus: tuple[int, ...], name: str) -> dict[int, int]:
+    """The kernel's own number of it for each CPU, where it has one."""
+    numbers = {cpu: root.number(f"{CPUS}/cpu{cpu}/topology/{name}") for cpu in cpus}
+    return {cpu: number for cpu, number in numbers.items() if number is not None and number not in _UNKNOWN_IDS and abs(number) < 1 << 31}
+
+
+def named(together: Groups, names: Mapping[int, int], within: Mapping[int, object]) -> dict[int, int]:
+    """A number for each CPU's group: the kernel's where it tells groups apart (inside of `within`), else by first CPU."""
+    if not together:
+        return dict(names)
+    pairs = {(within.get(cpu), names.get(cpu), group) for cpu, group in together.items()}
+    distinct = len({(place, name) for place, name, _ in pairs}) == len({group for *_, group in pairs}) == len(pairs)
+    if distinct and all(name is not None for _, name, _ in pairs):
+        return {cpu: names[cpu] for cpu in together}
+    order = {group: number for number, group in enumerate(dict.fromkeys(together[cpu] for cpu in sorted(together)))}
+    return {cpu: order[group] for cpu, group in together.items()}
 
 
 def rows(root: SysRoot) -> Iterator[tuple]:
     """All CPUs that the kernel knows, in the order of columns.FRAMES["cpus"]."""
-    online = set(online_cpus(root))
-    isolated, nohz_full = (_members(root, name) for name in ("isolated", "nohz_full"))
-    numbers: dict[tuple[str, str], int] = {}
-    for cpu in root.numbered(CPUS, "cpu"):
+    online = online_cpus(root)
+    sockets = named(groups(root, online, "package_cpus", "core_siblings"), ids(root, online, "physical_package_id"), {})
+    dies = ids(root, online, "die_id")
+    threads = groups(root, online, "core_cpus", "thread_siblings")
+    cores = named(threads, ids(root, online, "core_id"), {cpu: (sockets.get(cpu), dies.get(cpu)) for cpu in online})
+    clusters, caches, nodes = ids(root, online, "cluster_id"), cache_ids(root, online), nodes_of_cpus(root)
+    isolated, nohz_full = (members(root.read(f"{CPUS}/{name}")) for name in ("isolated", "nohz_full"))
+    for cpu in sorted({*known_cpus(root), *online}):
         place = f"{CPUS}/cpu{cpu}"
-        ids = [_id(root, f"{place}/topology/{name}") for name in ("physical_package_id", "die_id", "cluster_id", "core_id")]
-        caches = _cache_numbers(root, place, numbers)
         yield (
-            *(cpu, cpu in online, _node(root, place), *ids, _smt(root, place, cpu)),
-            *(caches.get(name) for name in ("l1d", "l1i", "l2", "l3")),
-            *(_mhz(root, f"{place}/cpufreq/cpuinfo_{which}_freq") for which in ("min", "max")),
-            _id(root, f"{place}/cpu_capacity"),
+            *(cpu, cpu in online, nodes.get(cpu), sockets.get(cpu), dies.get(cpu), clusters.get(cpu), cores.get(cpu)),
+            threads[cpu].index(cpu) if cpu in threads else None,
+            *(caches[name].get(cpu) for name in ("l1d", "l1i", "l2", "l3")),
+            *(_mhz(root.number(f"{place}/cpufreq/cpuinfo_{which}_freq")) for which in ("min", "max")),
+            root.number(f"{place}/cpu_capacity"),
             *(None if names is None else cpu in names for names in (isolated, nohz_full)),
         )
 
 
-def _members(root: SysRoot, name: str) -> set[int] | None:
-    text = root.read(f"{CPUS}/{name}")
-    if text is None:
-        return None
-    return set() if text == "(null)" else set(cpulist.parse(text))  # nohz_full without any reads "(null)"
-
-
-def _id(root: SysRoot, path: str) -> int | None:
-    text = root.read(path)
-    return None if text in (None, "", "-1", "65535") else int(text)  # both mean "not known" in the sysfs ABI
-
-
-def _node(root: SysRoot, place: str) -> int | None:
-    nodes = root.numbered(place, "node")
-    return nodes[0] if nodes else None
-
-
-def _smt(root: SysRoot, place: str, cpu: int) -> int | None:
-    text = root.read(f"{place}/topology/core_cpus_list") or root.read(f"{place}/topology/thread_siblings_list")
-    siblings = cpulist.parse(text or "")
-    return siblings.index(cpu) if cpu in siblings else None
-
-
-def _cache_numbers(root: SysRoot, place: str, numbers: dict[tuple[str, str], int]) -> dict[str, int]:
-    """Name -> number of each cache of a CPU; `numbers` remembers the caches seen before, by name and CPUs."""
-    found = {}
-    for index in root.numbered(f"{place}/cache", "index"):
-        files = (root.read(f"{place}/cache/index{index}/{name}") for name in ("level", "type", "shared_cpu_list"))
-        level, kind, shared = files
-        name = _CACHES.get((level or "", kind or ""))
-        if name and shared:
-            count = sum(1 for known, _ in numbers if known == name)
-            found[name] = numbers.setdefault((name, shared), count)
-    return found
-
-
-def _mhz(root: SysRoot, path: str) -> float | None:
-    text = root.read(path)
-    return int(text) / 1000 if text and text.isdigit() else None
+def _mhz(khz: int | None) -> float | None:
+    return None if khz is None else khz / 1000
