@@ -9,17 +9,21 @@ import signal
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmlab.columns import documents, frame
 from kvmlab.errors import GuestError, KvmlabError, PlanError
 from kvmlab.guest import accel as acceleration
-from kvmlab.guest import image, vcpus
+from kvmlab.guest import devices as hardware
+from kvmlab.guest import image, subsystems, vcpus
 from kvmlab.guest.connection import connect, default_uri, explained, libvirt
 from kvmlab.guest.guest import Guest
 from kvmlab.guest.microguest.page import wait_until
 from kvmlab.guest.pinning import Plan, restore
 from kvmlab.guest.spec import GuestSpec
+from kvmlab.host.sysroot import SysRoot
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +51,9 @@ class GuestLab:
         self._allow_changes = allow_changes
         self._mine: dict[str, Guest | None] = {}  # by uuid; None while it is being started
         self._seen: dict[str, vcpus.Process] = {}
+        self._disks: dict[str, Path] = {}
         self._undo: list[list] = []
+        hardware.sweep()
         self._image, self._folder = image.readable(self.uri)
         self._connection, self._log = connect(self.uri)
         atexit.register(self.close)
@@ -70,7 +76,7 @@ class GuestLab:
             raise KvmlabError("This Lab is closed: open another one with Lab().")
         return self._connection
 
-    def start(self, name: str, vcpus: int = 1) -> Guest:
+    def start(self, name: str, vcpus: int = 1, devices: str | None = None) -> Guest:
         """Start a lab guest and return once all its vCPUs take work; they are idle.
 
         Parameters
@@ -79,11 +85,15 @@ class GuestLab:
             Its name for libvirt, as `virsh list` will show it.
         vcpus : int
             1 to 16.
+        devices : "all", optional
+            Give it a disk of 1 MiB (qcow2, served by an I/O thread), a network card (user-mode: no privileges, no tap) and
+            a VNC display on a private UNIX socket. The lab guest has no drivers: they are there in QEMU, to be looked at
+            with ``lab.subsystems``, and idle.
 
         Raises
         ------
         GuestError
-            For a name that is taken, and for a guest that does not come up; nothing is left of it.
+            For a name that is taken, for other devices, and for a guest that does not come up; nothing is left of it.
 
         Examples
         --------
@@ -93,9 +103,12 @@ class GuestLab:
         ...     lab.vcpus()[["guest", "vcpu", "cpu", "allowed_cpus"]]
         """
         spec = GuestSpec(name, vcpus, self.accel, str(self._image))
+        disk = hardware.disk_path(spec) if hardware.wanted(devices) else None
         self._refuse_taken(name)
         self._mine[spec.uuid] = None
         try:
+            if disk:
+                spec = self._with_disk(spec, disk)
             with explained(f"Starting guest '{name}'"):
                 self.connection.createXML(spec.xml(), libvirt.VIR_DOMAIN_START_AUTODESTROY)
             guest = self._mine[spec.uuid] = Guest(spec, self._process(name, spec.uuid), lambda: self._destroy(spec.uuid))
@@ -103,6 +116,11 @@ class GuestLab:
             self._destroy(spec.uuid)
             raise
         return guest
+
+    def _with_disk(self, spec: GuestSpec, path: Path) -> GuestSpec:
+        self._disks[spec.uuid] = path
+        hardware.write_disk(path)
+        return replace(spec, disk=str(path))
 
     def _refuse_taken(self, name: str) -> None:
         if name in {domain.name() for domain in self._domains(0)}:
@@ -120,6 +138,8 @@ class GuestLab:
                 os.kill(process.pid, signal.SIGKILL)
         if process:
             wait_until(lambda: not process.alive(), 5)
+        if disk := self._disks.pop(uuid, None):
+            hardware.remove_disk(disk)
         if guest:
             guest.page.close()
 
@@ -176,6 +196,27 @@ class GuestLab:
         """One row a vCPU of the guests that run on this libvirt, read from the kernel."""
         processes = self.processes()
         return self._frame([row for process in processes for row in vcpus.rows(process)], "vcpus", vcpus.unavailable(processes))
+
+    @documents("subsystems")
+    def subsystems(self, name: str) -> pd.DataFrame:
+        """One row a device of a running guest, started by this Lab or not, and what serves it on the host.
+
+        All five subsystems have a row; where the guest has no such device, `device` is NA. What serves a device may well be
+        idle: the lab guest itself drives none.
+
+        Raises
+        ------
+        PlanError
+            When no guest of that name runs.
+
+        """
+        domain = self.domain(name)
+        process, root = self._process(name, domain.UUIDString()), SysRoot("/")
+        with explained(f"Asking for the XML of '{name}'"):
+            xml = domain.XMLDesc()
+        virsh = "virsh" if self.uri == default_uri() else f"virsh -c {self.uri}"
+        rows = subsystems.rows(root, process, xml, virsh)
+        return self._frame(rows, "subsystems", subsystems.unavailable(root, process))
 
     def _frame(self, rows: list[tuple], kind: str, unavailable: Mapping[str, str]) -> pd.DataFrame:
         result = frame(rows, kind, unavailable)

@@ -19,6 +19,8 @@ _DOMAIN_TYPE = {"kvm": "kvm", "tcg": "qemu"}
 class GuestSpec:
     """A lab guest: its name, its vCPUs, what runs them ("kvm" or "tcg") and the ROM it boots.
 
+    With the path of a `disk` it has that one, and a network card and a display too.
+
     Raises
     ------
     GuestError
@@ -30,6 +32,7 @@ class GuestSpec:
     accel: str
     image: str
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    disk: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -53,6 +56,8 @@ class GuestSpec:
         _add(backing, "source", type="memfd")
         _add(backing, "access", mode="shared")
         _add(domain, "vcpu", str(self.vcpus), placement="static")
+        if self.disk:
+            _add(domain, "iothreads", "1")
         os = _add(domain, "os")
         _add(os, "type", "hvm", arch="x86_64", machine="pc")
         _add(os, "loader", self.image, readonly="yes", type="rom")
@@ -62,8 +67,23 @@ class GuestSpec:
         devices = _add(domain, "devices")
         _add(devices, "controller", type="usb", model="none")
         _add(devices, "memballoon", model="none")
+        if self.disk:
+            _add_devices(devices, self.disk)
         ET.indent(domain)
         return ET.tostring(domain, encoding="unicode") + "\n"
+
+
+def _add_devices(devices: ET.Element, path: str) -> None:
+    """A disk with a thread of its own, a network card that needs no privileges, a display on a socket that libvirt places."""
+    disk = _add(devices, "disk", type="file", device="disk")
+    _add(disk, "driver", name="qemu", type="qcow2", iothread="1")
+    _add(disk, "source", file=path)
+    _add(disk, "target", dev="vda", bus="virtio")
+    card = _add(devices, "interface", type="user")
+    _add(card, "model", type="virtio")
+    _add(card, "rom", enabled="no")  # the lab guest boots from no network: no file needed
+    _add(_add(devices, "graphics", type="vnc"), "listen", type="socket")
+    _add(_add(devices, "video"), "model", type="vga")
 
 
 def _add(parent: ET.Element, tag: str, text: str | None = None, **attributes: str) -> ET.Element:
