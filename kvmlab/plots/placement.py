@@ -1,7 +1,4 @@
-"""Pictures: a frame in, matplotlib Axes out, nothing else.
-
-One palette everywhere (Okabe-Ito, which colour-blind people can tell apart).
-"""
+"""Where vCPUs ran, and what a placement did to their moves and their work."""
 
 from __future__ import annotations
 
@@ -13,9 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-PALETTE = {"guest": "#0072B2", "user": "#E69F00", "kernel": "#D55E00", "waiting": "#CC79A7", "halted": "#D9D9D9"}
-SERIES = ("#9AA4B2", "#0072B2", "#009E73", "#E69F00")  # measurements beside each other: the first is the reference
-INK, MUTED, RULE = "#1f2328", "#57606a", "#d0d7de"
+from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, SERIES, frame_axes, new_axes
 
 
 def placement(samples: pd.DataFrame, title: str = "Where each vCPU ran", ax: Axes | None = None) -> Axes:
@@ -31,7 +26,7 @@ def placement(samples: pd.DataFrame, title: str = "Where each vCPU ran", ax: Axe
     """
     vcpus = list(samples.groupby(["guest", "vcpu", "tid"], dropna=False))
     cpus = sorted(int(cpu) for cpu in samples["cpu"].dropna().unique())
-    ax = ax or plt.subplots(figsize=(9, 0.9 + 0.26 * max(1, len(vcpus)) * (len(cpus) + 0.7)), layout="constrained")[1]
+    ax = ax or new_axes(9, 0.9 + 0.26 * max(1, len(vcpus)) * (len(cpus) + 0.7))
     start = samples["time_s"].min() if len(samples) else 0
     ticks: dict[float, str] = {}
     for block, ((guest, vcpu, _), rows) in enumerate(vcpus):
@@ -43,9 +38,9 @@ def placement(samples: pd.DataFrame, title: str = "Where each vCPU ran", ax: Axe
     ax.set_yticks(list(ticks), list(ticks.values()), fontsize=9, color=INK)
     ax.tick_params(left=False)
     ax.set_ylim(max(ticks, default=0) + 0.7, -0.7)
-    _frame(ax, title, "seconds")
+    frame_axes(ax, title, "seconds")
     parts = [Patch(color=PALETTE["guest"], label="ran"), Patch(color=PALETTE["waiting"], label="waited for the CPU")]
-    ax.legend(handles=parts, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9)
+    ax.legend(handles=parts, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9, labelcolor=INK)
     return ax
 
 
@@ -74,35 +69,29 @@ def rates(runs: Mapping[str, pd.DataFrame], guess: float | None = None) -> list[
     first = next(iter(runs.values()))
     labels = [f"{row.guest} vCPU {row.vcpu}" for row in first.itertuples()]
     height = 1.4 + 0.28 * len(labels) * (len(runs) + 0.6)
-    figure, (moves, work) = plt.subplots(1, 2, figsize=(9, height), sharey=True, layout="constrained")
+    figure, (moves, work) = plt.subplots(1, 2, figsize=(9, height), sharey=True, facecolor="white", layout="constrained")
     for number, (name, run) in enumerate(runs.items()):
         places = [block * (len(runs) + 0.6) + number for block in range(len(run))]
         _labelled_bars(moves, places, run["migrations_per_s"], name, SERIES[number % len(SERIES)], "{:.1f}")
         _labelled_bars(work, places, run["turns_per_s"] / 1e3, name, SERIES[number % len(SERIES)], "{:,.0f}")
     if guess is not None:
         moves.axvline(guess, color=INK, linestyle="--", linewidth=1)
-        moves.annotate(f"your guess: {guess:g}", (guess, 1), (4, -2), "data", textcoords="offset points", fontsize=9, va="top")
+        moves.annotate(f"your guess: {guess:g}", (guess, 1), (4, -2), "data", textcoords="offset points", fontsize=9, va="top", color=INK)
     middle = (len(runs) - 1) / 2
     moves.set_yticks([block * (len(runs) + 0.6) + middle for block in range(len(labels))], labels, fontsize=9, color=INK)
     moves.invert_yaxis()
-    _frame(moves, "Moves to another CPU", "a second")
-    _frame(work, "Work done", "thousand turns a second")
-    figure.legend(*moves.get_legend_handles_labels(), loc="outside lower center", ncols=len(runs), frameon=False, fontsize=9)
+    frame_axes(moves, "Moves to another CPU", "a second")
+    frame_axes(work, "Work done", "thousand turns a second")
+    figure.legend(
+        *moves.get_legend_handles_labels(), loc="outside lower center", ncols=len(runs), frameon=False, fontsize=9, labelcolor=INK
+    )
     return [moves, work]
 
 
 def _labelled_bars(ax: Axes, places: list[float], values: pd.Series, name: str, colour: str, form: str) -> None:
     numbers = values.astype(float).tolist()
-    bars = ax.barh(places, numbers, 0.9, color=colour, label=name)
-    ax.bar_label(bars, [form.format(n) if n == n else "not known" for n in numbers], padding=3, fontsize=8, color=MUTED)
+    ax.barh(places, numbers, 0.9, color=colour, label=name)
+    for place, number in zip(places, numbers, strict=True):  # bar_label would say nothing of what is not known
+        text, end = (form.format(number), number) if number == number else ("not known", 0)
+        ax.annotate(text, (end, place), (3, 0), textcoords="offset points", va="center", fontsize=8, color=MUTED)
     ax.margins(x=0.15)
-
-
-def _frame(ax: Axes, title: str, xlabel: str) -> None:
-    ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
-    ax.set_xlabel(xlabel, fontsize=9, color=MUTED)
-    ax.tick_params(axis="x", labelsize=8, colors=MUTED)
-    ax.tick_params(axis="y", left=False)
-    for side in ("top", "right", "left"):
-        ax.spines[side].set_visible(False)
-    ax.spines["bottom"].set_color(RULE)

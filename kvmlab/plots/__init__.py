@@ -1,0 +1,22 @@
+"""Pictures: a frame in, matplotlib Axes out, nothing else. The ``..._in_words`` functions say the same as text.
+
+One palette everywhere (Okabe-Ito, which colour-blind people can tell apart), on white, so that a dark JupyterLab shows it too.
+"""
+
+from kvmlab.plots.machine import machine
+from kvmlab.plots.placement import placement, rates
+from kvmlab.plots.style import PALETTE
+from kvmlab.plots.usage import cpu_times, cpu_times_in_words, threads_per_cpu, threads_per_cpu_in_words
+from kvmlab.plots.words import machine_in_words
+
+__all__ = [
+    "PALETTE",
+    "cpu_times",
+    "cpu_times_in_words",
+    "machine",
+    "machine_in_words",
+    "placement",
+    "rates",
+    "threads_per_cpu",
+    "threads_per_cpu_in_words",
+]
