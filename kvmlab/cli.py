@@ -3,29 +3,153 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from typing import TYPE_CHECKING
 
 from kvmlab import __version__
 from kvmlab.errors import KvmlabError
 
+if TYPE_CHECKING:
+    from kvmlab.host.host import Host
+
+_THREADS = ["tid", "pid", "ruser", "cpu", "state", "kind", "pool", "queue", "comm", "args"]
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it went well, 1 with one line on stderr when it did not."""
-    parser = argparse.ArgumentParser(prog="kvmlab", description="The CPU side of KVM: real guests, pins and measurements.")
-    parser.add_argument("--version", action="version", version=f"kvmlab {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("tour", help="two real guests, where their vCPUs run, and what a pin changes (some 15 s)")
-    parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        from kvmlab.tour import tour
-
-        tour()
+        return options.run(options) or 0
     except KvmlabError as error:
         print(f"kvmlab: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `kvmlab threads | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return 130
-    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kvmlab", description="The CPU side of KVM: real guests, pins and measurements.")
+    parser.add_argument("--version", action="version", version=f"kvmlab {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run, words: str, recordings: bool = True) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=words, description=words)
+        made.set_defaults(run=run)
+        if recordings:
+            made.add_argument("--host", metavar="RECORDING", help="a recorded host instead of this machine")
+            made.add_argument("--json", action="store_true", help="a list of objects, for scripts")
+        return made
+
+    command("doctor", _doctor, "what KVM needs and finds here, how fast it is, and what to do about it; 1 when something is missing")
+    threads = command("threads", _threads, "every thread: where it last ran and what it is for")
+    threads.add_argument("--cpu", type=int, metavar="N", help="only those that last ran on this host CPU")
+    threads.add_argument("--kind", metavar="KIND", help="only those of this kind, such as vcpu or kworker")
+    topology = command("topology", _topology, "sockets, cores, SMT threads, caches and NUMA nodes")
+    topology.add_argument("-o", "--output", metavar="FILE", help="draw it instead: .svg, .png or .pdf")
+    record = command("record", _record, "write what kvmlab reads of this machine into one archive, without names and addresses", False)
+    record.add_argument("path", metavar="FILE", help="ends in .tar, .tar.gz, .tar.bz2 or .tar.xz")
+    command("tour", _tour, "two real guests, where their vCPUs run, and what a pin changes (some 15 s)", False)
+    build = command(
+        "build-linux-guest", _build, "fetch a kernel and busybox for the Linux guest (Debian and Ubuntu; nothing is installed)", False
+    )
+    build.add_argument("folder", nargs="?", help="where to; by default in your cache folder")
+    return parser
+
+
+def _host(options: argparse.Namespace) -> Host:
+    from kvmlab import Host
+
+    return Host.open(options.host) if options.host else Host()
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from kvmlab import columns, terminal
+
+    checks = _host(options).support()
+    if not options.host:
+        from kvmlab.guest import readiness
+
+        checks = pd.concat([checks, columns.frame(readiness.rows(), "support")], ignore_index=True)
+    print(terminal.as_json(checks) if options.json else terminal.readiness(checks))
+    return int((checks["status"] == "fail").any())
+
+
+def _threads(options: argparse.Namespace) -> None:
+    from kvmlab import terminal
+
+    threads = _host(options).threads()
+    for column, wanted in (("cpu", options.cpu), ("kind", options.kind)):
+        if wanted is not None:
+            there = threads[column].dropna().unique().tolist()
+            if wanted not in there:
+                raise KvmlabError(f"No thread has {column} {wanted!r}. There are: {', '.join(str(value) for value in sorted(there))}.")
+            threads = threads[threads[column] == wanted]
+    print(terminal.as_json(threads) if options.json else terminal.table(threads[_THREADS].dropna(axis="columns", how="all")))
+
+
+def _topology(options: argparse.Namespace) -> None:
+    from kvmlab import terminal
+
+    host = _host(options)
+    cpus, caches, nodes = host.cpus(), host.caches(), host.nodes()
+    if options.output:
+        _draw(options.output, host.name, cpus, caches, nodes)
+    elif options.json:
+        print(terminal.as_json(cpus))
+    else:
+        from kvmlab.plots import machine_in_words
+
+        print(machine_in_words(cpus, caches, nodes), "", terminal.table(cpus.dropna(axis="columns", how="all")), sep="\n")
+
+
+def _draw(path: str, name: str, cpus, caches, nodes) -> None:
+    if not path.endswith((".svg", ".png", ".pdf")):
+        raise KvmlabError(f"{path}: a picture's name ends in .svg, .png or .pdf.")
+    import matplotlib
+
+    matplotlib.use("agg")
+    from kvmlab import plots
+
+    axes = plots.machine(cpus, caches, nodes, title=name)
+    try:
+        axes.figure.savefig(path)
+    except OSError as error:
+        raise KvmlabError(f"{path}: cannot be written: {error.strerror}.") from error
+    print(f"{path}: {plots.machine_in_words(cpus, caches, nodes)}")
+
+
+def _record(options: argparse.Namespace) -> None:
+    from kvmlab import Host
+
+    manifest = Host().record(options.path)
+    scrubbed = ", ".join(f"{count} {what}" for what, count in manifest["scrubbed"].items()) or "nothing"
+    print(f"{options.path}: {manifest['files']} files, {os.path.getsize(options.path) / 1024:.0f} KiB. Scrubbed: {scrubbed}.")
+    if manifest["refused"]:
+        print(f"{len(manifest['refused'])} files could not be read for want of permission; the recording says which.")
+
+
+def _tour(_options: argparse.Namespace) -> None:
+    from kvmlab.tour import tour
+
+    tour()
+
+
+def _build(options: argparse.Namespace) -> None:
+    import shlex
+
+    from kvmlab.guest import linux
+
+    print("Fetching a kernel and busybox ...", file=sys.stderr, flush=True)
+    image = linux.build(options.folder)
+    made_of = ", ".join(f"{name} {version}" for name, version in image.made_of.items())
+    print(f"{image.kernel.parent}: {made_of}", "For a prompt in it (Ctrl-D ends it):", sep="\n")
+    print(shlex.join([*linux.Shape(cores=2).command(image), "-serial", "stdio"]))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -25,19 +26,42 @@ def sample(lab: GuestLab, seconds: float = 5, hz: float = 10) -> pd.DataFrame:
 
     Guests that come and go meanwhile are in it for as long as they are there.
     """
+    parts, missed = _ticks(lambda: [row for process in lab.processes() for row in vcpus.rows(process)], seconds, hz)
+    result = frame([row for rows in parts for row in rows], "vcpus", vcpus.unavailable(lab.processes()))
+    result.attrs |= {"hz": hz, "missed": missed, "accel": lab.accel}
+    return result
+
+
+def follow(read: Callable[[], pd.DataFrame], seconds: float = 5, hz: float = 10) -> pd.DataFrame:
+    """Any frame of counters, such as ``host.cpu_times``, read `hz` times a second, below each other.
+
+    ``attrs["missed"]`` counts the ticks that were skipped because the machine was too busy to keep up.
+
+    Examples
+    --------
+    >>> from kvmlab import Host
+    >>> follow(Host().cpu_times, seconds=0.1, hz=20)["time_s"].nunique() > 1
+    True
+    """
+    frames, missed = _ticks(read, seconds, hz)
+    result = pd.concat(frames, ignore_index=True)
+    result.attrs = frames[-1].attrs | {"hz": hz, "missed": missed}
+    return result
+
+
+def _ticks(read: Callable[[], Any], seconds: float, hz: float) -> tuple[list, int]:
+    """What `read` returned at each tick of a clock that does not drift, and how many ticks were missed."""
     if not (0 < seconds <= 3600 and 0 < hz <= 100):
-        raise KvmlabError(f"sample(seconds={seconds!r}, hz={hz!r}): write up to 3600 seconds and up to 100 samples a second.")
-    rows, missed, begin = [], 0, time.monotonic()
+        raise KvmlabError(f"seconds={seconds!r}, hz={hz!r}: write up to 3600 seconds and up to 100 samples a second.")
+    found, missed, begin = [], 0, time.monotonic()
     for tick in range(round(seconds * hz) + 1):
         late = time.monotonic() - (begin + tick / hz)
         if late > 1 / hz:
             missed += 1
             continue
         time.sleep(max(0.0, -late))
-        rows += [row for process in lab.processes() for row in vcpus.rows(process)]
-    result = frame(rows, "vcpus", vcpus.unavailable(lab.processes()))
-    result.attrs |= {"hz": hz, "missed": missed, "accel": lab.accel}
-    return result
+        found.append(read())
+    return found, missed
 
 
 @documents("delta")
