@@ -1,4 +1,4 @@
-"""kvmlab beside its peers, in one run: `./lab run python bench/bench.py`. It prints ratios; no test asserts them."""
+"""kvmlab beside its peers, in one run: `./lab run python bench/bench.py`; threads are in bench/threads.py. No test asserts the ratios."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,8 @@ from statistics import median
 
 import psutil
 
-from kvmlab import Host, Lab
+from kvmlab import Lab
 from kvmlab.guest.spec import GuestSpec
-
-THREADS = 5000
 
 
 def seconds(deed: Callable[[], object], repeats: int) -> float:
@@ -44,25 +41,6 @@ def imports() -> None:
     code = "import time; t = time.perf_counter(); import kvmlab; print(time.perf_counter() - t)"
     run = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(9)]
     report("import kvmlab", median(run), "50 ms", 0.05, "under 1")
-
-
-def threads() -> None:
-    """Sleeping threads until the machine has THREADS of them."""
-    end, started = threading.Event(), []
-    threading.stack_size(64 * 1024)
-    for _ in range(max(0, THREADS - sum(len(os.listdir(f"/proc/{pid}/task")) for pid in psutil.pids()))):
-        started.append(threading.Thread(target=end.wait))
-        started[-1].start()
-    try:
-        host = Host()
-        count = len(host.threads())
-        ours = seconds(host.threads, 9)
-        ps = seconds(command("ps", "-eLo", "ruser,pid,ppid,lwp,psr,args"), 9)
-        report(f"host.threads(), {count} threads", ours, "ps -eLo ruser,pid,ppid,lwp,psr,args", ps, "under 1")
-    finally:
-        end.set()
-        for thread in started:
-            thread.join()
 
 
 def first_guest() -> None:
@@ -125,7 +103,6 @@ def pins(lab: Lab) -> None:
 
 if __name__ == "__main__":
     imports()
-    threads()
     first_guest()
     first_guest_uncached()
     with Lab() as lab:
