@@ -44,7 +44,7 @@ FRAMES: dict[str, tuple[Column, ...]] = {
         user_s   | Float64 | s | CPU time in user mode so far, without guest time             | proc(5) stat, fields 14 and 43
         kernel_s | Float64 | s | CPU time in the kernel so far                                | proc(5) stat, field 15
         guest_s  | Float64 | s | CPU time in guest mode so far                                | proc(5) stat, field 43
-        nice     | Int64   |   | -20 (goes first) to 19, under the ordinary policies          | proc(5) stat, field 19
+        nice     | Int64   |   | -20 (goes first) to 19; NA under fifo, rr, deadline and idle | proc(5) stat, field 19
         policy   | string  |   | other, fifo, rr, batch, idle, deadline or ext                | proc(5) stat, field 41; sched(7)
         priority | Int64   |   | of the real-time policies, 1 to 99; 0 for all others         | proc(5) stat, field 40
         allowed_cpus | string |  | host CPUs it may use; read only when asked for              | proc(5) status: Cpus_allowed_list

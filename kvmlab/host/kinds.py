@@ -63,7 +63,7 @@ def _family(comm: str, flags: int) -> str:
 def worker(comm: str, flags: int) -> tuple[str | None, str | None]:
     """The pool and the queue of a work queue's worker; None for what its name does not say, and for all other threads.
 
-    A queue's rescuer belongs to no pool; before Linux 6.9 its name is the queue's. Names may be cut at 15 bytes.
+    A queue's rescuer belongs to no pool; before Linux 6.8 its name is the queue's. Names may be cut at 15 bytes.
 
     Examples
     --------

@@ -1,3 +1,4 @@
+import doctest
 import subprocess
 
 import pandas as pd
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmlab import Host
+from kvmlab.host import kinds
 from kvmlab.host.kinds import PF_KTHREAD, PF_WQ_WORKER, kind, worker
 from tests.conftest import need
 
@@ -92,7 +94,7 @@ def test_a_thread_of_qemu_is_named_for_its_part(comm, of_qemu, expected):
         ("kworker/R-mm_pe", None, "mm_pe"),  # cut at 15 bytes
         ("kworker/dying", None, None),
         ("kworker/", None, None),
-        ("mm_percpu_wq", None, "mm_percpu_wq"),  # a rescuer before Linux 6.9
+        ("mm_percpu_wq", None, "mm_percpu_wq"),  # a rescuer before Linux 6.8
     ],
 )
 def test_the_name_of_a_worker_tells_its_pool_and_its_queue(comm, pool, queue):
@@ -149,7 +151,12 @@ def test_a_pool_is_the_cpu_that_its_workers_may_use_and_h_their_priority():
 def test_each_rescuer_and_each_busy_worker_names_a_queue():
     theirs, ours = kernel_threads()
     for tid, row in ours[ours["kind"] == "kworker"].iterrows():
-        if row["comm"].startswith("kworker/"):  # before Linux 6.9, a rescuer is called as its queue
+        if row["comm"].startswith("kworker/"):  # before Linux 6.8, a rescuer is called as its queue
             assert pd.notna(row["queue"]) == ("-" in row["comm"] or "+" in row["comm"]), row
         if theirs[tid].startswith("kworker/R-"):
             assert theirs[tid].startswith(f"kworker/R-{row['queue']}")
+
+
+def test_the_examples_in_the_docstrings_run():
+    result = doctest.testmod(kinds)
+    assert result.attempted and not result.failed

@@ -1,4 +1,5 @@
 import ctypes
+import gc
 import os
 import subprocess
 import threading
@@ -181,7 +182,7 @@ def test_allowed_cpus_are_read_only_when_asked_for():
 
 
 def test_the_table_by_cpu_counts_every_thread_once():
-    rows = list(threads.rows(SysRoot()))
+    rows = threads.rows(SysRoot())
     table = frame(threads.per_cpu_rows(rows), "threads_per_cpu")
     expected = frame(rows, "threads").groupby(["cpu", "kind"]).size()
     assert table.set_index(["cpu", "kind"])["threads"].to_dict() == expected.to_dict()
@@ -202,6 +203,17 @@ def test_a_process_that_ends_while_it_is_read_is_left_out():
 
             found = list(threads.rows(Root()))
         assert child.returncode == -9 and child.pid not in {row[1] for row in found} and os.getpid() in {row[1] for row in found}
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(wanted):
+    before = gc.isenabled()
+    try:
+        (gc.enable if wanted else gc.disable)()
+        threads.rows(SysRoot())
+        assert gc.isenabled() == wanted
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 # Recorded machines
