@@ -143,6 +143,15 @@ FRAMES: dict[str, tuple[Column, ...]] = {
         behind    | string |  | the file, socket or memory behind it on the host     | /proc/PID/fd
         found_by  | string |  | how that was found, to be typed                      | kvmlab
     """),
+    "layers": _table("""
+        layer    | string |  | module, device, vm, vcpu, thread, process, domain, daemon or client | kvmlab
+        vcpu     | Int64  |  | the vCPU that a file descriptor or thread belongs to      | names of QEMU's threads, in order
+        what     | string |  | what is there; NA under TCG, which uses nothing of KVM   | see found_by
+        id       | string |  | its number, with the kind of it: fd 9, tid 4711, pid 4700 | see found_by
+        detail   | string |  | what else there is to say of it                          | see found_by
+        exits    | Int64  |  | how often the vCPU has left guest mode so far            | virDomainListGetStats: vcpu.N.exits.sum
+        found_by | string |  | how that was found, to be typed                          | kvmlab
+    """),
     "guests": _table("""
         guest   | string  |     | name of the guest                                          | virDomainGetName
         state   | string  |     | running, paused, ...                                       | virDomainGetState
@@ -177,6 +186,18 @@ FRAMES: dict[str, tuple[Column, ...]] = {
         work  | string |  | kind of work                       | the lab guest's control page
         turns | Int64  |  | turns of it done so far            | the lab guest's control page
     """),
+    "steal": _table("""
+        guest   | string  |   | name of the guest                                     | the Lab
+        vcpu    | Int64   |   | number within its guest                               | the lab guest's control page
+        steal_s | Float64 | s | time so far that it could run and did not             | KVM's steal record: MSR_KVM_STEAL_TIME
+    """),
+    "gaps": _table("""
+        guest     | string  |   | name of the guest                                                 | the Lab
+        vcpu      | Int64   |   | number within its guest                                           | the lab guest's control page
+        longest_s | Float64 | s | longest time between two turns since it took up its work          | its time stamp counter
+        summed_s  | Float64 | s | sum so far of all times between two turns beyond some 0.1 ms      | its time stamp counter
+        gaps      | Int64   |   | how many of them                                                  | its time stamp counter
+    """),
     "delta": _table("""
         guest            | string  |      | name of the guest                                      | measure.delta
         vcpu             | Int64   |      | number within its guest                                | measure.delta
@@ -192,6 +213,43 @@ FRAMES: dict[str, tuple[Column, ...]] = {
         cpu   | Int64   |   | host CPU                                                         | measure.residency
         run_s | Float64 | s | how long the vCPU ran there; the host CPU is as sampled          | run_s and cpu
         share | Float64 |   | the same, as a part of all the time it ran                       | run_s and cpu
+    """),
+    "ledger": _table("""
+        guest          | string  |     | name of the guest                                              | measure.ledger
+        vcpu           | Int64   |     | number within its guest                                        | measure.ledger
+        tid            | Int64   |     | the thread that runs this vCPU                                 | measure.ledger
+        accel          | string  |     | kvm or tcg                                                     | name of the thread
+        cpu            | Int64   |     | host CPU it ran on most                                        | run_s and cpu of the samples
+        seconds        | Float64 | s   | wall clock from its first to its last sample                   | time_s of the samples
+        run_s          | Float64 | s   | exact CPU time                                                 | proc(5) schedstat, field 1
+        user_s         | Float64 | s   | part of it in user mode, guest time not counted                | proc(5) stat, scaled to run_s
+        kernel_s       | Float64 | s   | part of it in the kernel                                       | proc(5) stat, scaled to run_s
+        guest_s        | Float64 | s   | part of it in guest mode; none under TCG                       | proc(5) stat, scaled to run_s
+        run_delay_s    | Float64 | s   | could run and waited for a host CPU                            | proc(5) schedstat, field 2
+        blocked_s      | Float64 | s   | halted, or asleep for another reason: an estimate              | as blocked_source says
+        blocked_source | string  |     | how blocked_s was found                                        | measure.ledger
+        blocked_error_s | Float64 | s  | half of its 95 % interval, each sample taken for a draw        | Wilson's interval
+        residual_s     | Float64 | s   | seconds that none of run_s, run_delay_s, blocked_s explain     | measure.ledger
+        residual_pct   | Float64 | %   | the same, as a part of all seconds                             | measure.ledger
+        halt_s         | Float64 | s   | halted, as KVM counts it when a halt ends, waking up and all   | KVM's halt_wait_ns
+        exits_per_s    | Float64 | 1/s | times that it left guest mode                                  | KVM's exits
+    """),
+    "exits": _table("""
+        guest       | string  |     | name of the guest                                                | measure.exits
+        vcpu        | Int64   |     | number within its guest                                          | measure.exits
+        reason      | string  |     | as KVM names it; other: those that it counts under no reason     | KVM's statistics
+        exits_per_s | Float64 | 1/s | how often it left guest mode for that reason                     | KVM's statistics
+    """),
+    "modes": _table("""
+        guest       | string  |     | name of the guest                                                | measure.modes
+        accel       | string  |     | kvm or tcg                                                       | the guest's Lab
+        workload    | string  |     | what its vCPUs did                                               | Guest.work
+        mode        | string  |     | guest, user, kernel, waiting or blocked; running: it ran too little to say in which | measure.ledger
+        share       | Float64 |     | of the wall clock: the median of all runs                        | measure.ledger
+        low         | Float64 |     | lower end of the median's 95 % interval                          | bootstrap over the runs
+        high        | Float64 |     | its upper end                                                    | bootstrap over the runs
+        repeats     | Int64   |     | runs that gave a share                                           | measure.modes
+        turns_per_s | Float64 | 1/s | turns of work of the whole guest: the median of all runs         | the lab guest's control page
     """),
 }
 

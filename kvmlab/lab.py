@@ -39,15 +39,17 @@ class Lab(GuestLab):
     """
 
     @documents("vcpus")
-    def sample(self, seconds: float = 5, hz: float = 10) -> pd.DataFrame:
-        """``lab.vcpus()`` again and again: `hz` times a second, for `seconds`.
+    def sample(self, seconds: float = 5, hz: float = 10, progress: bool | None = None) -> pd.DataFrame:
+        """``lab.vcpus()`` again and again: `hz` times a second, for `seconds`. Ctrl-C ends it early and keeps what was sampled.
 
-        ``attrs["missed"]`` counts the ticks that were skipped because the machine was too busy to keep up.
+        ``attrs["missed"]`` counts the ticks that were skipped because the machine was too busy to keep up;
+        ``measure.Sampler`` does the same in the background. `progress` shows how far it has come, in a terminal or notebook;
+        by default for what takes longer than 2 s.
 
         """
         from kvmlab import measure
 
-        return measure.sample(self, seconds, hz)
+        return measure.sample(self, seconds, hz, progress)
 
     def pin_widget(self) -> PinGrid:
         """A grid of switches, vCPU by host CPU, with where each vCPU really ran in the last second."""

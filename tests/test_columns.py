@@ -32,8 +32,9 @@ def test_a_column_without_values_says_why():
 
 OF_A_HOST = ("support", "flags", "kvm", "cpus", "caches", "nodes", "threads", "threads_per_cpu", "cpu_times", "isolation")
 METHODS = [(getattr(Host, kind), kind) for kind in OF_A_HOST]
-METHODS += [(Lab.vcpus, "vcpus"), (Lab.guests, "guests"), (Lab.sample, "vcpus"), (Lab.subsystems, "subsystems")]
-FUNCTIONS = [(measure.delta, "delta"), (measure.residency, "residency")]
+METHODS += [(Lab.vcpus, "vcpus"), (Lab.guests, "guests"), (Lab.sample, "vcpus"), (Lab.subsystems, "subsystems"), (Lab.layers, "layers")]
+FUNCTIONS = [(getattr(measure, kind), kind) for kind in ("delta", "residency", "ledger", "exits", "modes")]
+FUNCTIONS += [(measure.Sampler.frame, "vcpus")]
 
 
 @pytest.mark.parametrize("function, kind", METHODS + FUNCTIONS, ids=lambda value: getattr(value, "__qualname__", value))
@@ -43,7 +44,7 @@ def test_docstrings_hold_the_table_of_columns(function, kind):
 
 
 @pytest.mark.parametrize(
-    "module", ["kvmlab.host.cpulist", "kvmlab.host.caches", "kvmlab.host.isolation", "kvmlab.host.host", "kvmlab.measure"]
+    "module", ["kvmlab.host.cpulist", "kvmlab.host.caches", "kvmlab.host.isolation", "kvmlab.host.host", "kvmlab.measure.sampler"]
 )
 def test_the_examples_in_docstrings_run(module):
     with pd.option_context("display.width", 200):

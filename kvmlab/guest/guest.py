@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmlab.columns import documents, frame
 from kvmlab.errors import GuestError
-from kvmlab.guest.microguest.page import WORK, WORK_NAMES, ControlPage, wait_until
+from kvmlab.guest.microguest import works
+from kvmlab.guest.microguest.page import WORK_NAMES, ControlPage, wait_until
 from kvmlab.guest.spec import GuestSpec
 from kvmlab.guest.vcpus import Process
+from kvmlab.host import tsc
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,9 +25,10 @@ ANSWER_S = 4.5  # a guest that is not up, or does not take up its work, by then 
 class Guest:
     """A running lab guest, made by ``lab.start``. `destroy` is the Lab's way to end it."""
 
-    def __init__(self, spec: GuestSpec, process: Process, destroy: Callable[[], None]):
+    def __init__(self, spec: GuestSpec, process: Process, destroy: Callable[[], None], bell: str):
         self.name, self.uuid, self.accel, self.vcpus = spec.name, spec.uuid, spec.accel, spec.vcpus
         self.process, self.destroy = process, destroy
+        self._bell = os.open(bell, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
         process.page = self.page = ControlPage(process.pid, spec.vcpus)
         self._wait(lambda: not self.page.silent(), lambda: f"vCPUs {self.page.silent()} did not come up")
 
@@ -32,31 +36,85 @@ class Guest:
         state = f"process {self.process.pid}" if self.process.alive() else "gone"
         return f"Guest '{self.name}': {self.vcpus} vCPUs on {self.accel.upper()}, {state}"
 
-    def work(self, work: str, vcpus: int | Iterable[int] | None = None) -> None:
+    def work(self, work: str, vcpus: int | Iterable[int] | None = None, parameter: int | None = None) -> None:
         """Set what vCPUs do, and return once they do it.
 
         Parameters
         ----------
         work : str
-            "idle" (halted) or "spin" (busy in ring 3, that is in guest mode).
+            "idle" (halted), "spin" (busy in ring 3, that is in guest mode), "kernel-spin" (busy in ring 0); "cpuid" and "msr"
+            (exits that the kernel serves), "port-io" and "mmio" (exits that QEMU serves), "device" (one that costs QEMU real
+            work: `parameter` KiB filled, 1024 by default); "memory" (walks through `parameter` KiB, 4096 by default), "lock"
+            (takes a ticket lock that all vCPUs share and holds it for `parameter` rounds, 1000 by default), "ipi"
+            (interrupts vCPU `parameter`, the next one by default, and waits for its answer), "ping-pong" (hands a cache line
+            to and fro; vCPUs in pairs); "stop" (halted for good).
         vcpus : int or several, optional
             Which vCPUs; all of them by default.
+        parameter : int, optional
 
         Raises
         ------
         GuestError
-            For an unknown work or vCPU, and for a guest that is gone, stopped on an exception or does not answer.
+            For an unknown work, parameter or vCPU, and for a guest that is gone, stopped on an exception or does not answer.
         """
-        if work not in WORK:
-            raise GuestError(f"Work {work!r}: the lab guest knows {', '.join(WORK)}.")
         chosen = self._chosen(vcpus)
+        parameters = works.parameters(work, chosen, self.vcpus, parameter)
         self.check()
-        for vcpu in chosen:
-            self.page.set_work(vcpu, work)
+        self._must_be_able(work, chosen)
+        for vcpu, value in zip(chosen, parameters, strict=True):
+            self.page.set_work(vcpu, work, value)
+        self._ring()
         self._wait(
             lambda: all(self.page.work(v) == work for v in chosen),
             lambda: f"vCPUs {[v for v in chosen if self.page.work(v) != work]} did not take up '{work}'",
         )
+
+    def _must_be_able(self, work: str, chosen: list[int]) -> None:
+        if stopped := [v for v in chosen if self.page.work(v) == "stop"]:
+            raise GuestError(f"'{self.name}': vCPU {stopped[0]} was stopped for good. Destroy the guest and start another.")
+        if self.page.bits() == 32 and work not in works.OF_32_BIT:
+            raise GuestError(f"'{self.name}' has a 32-bit processor, on which the lab guest knows {', '.join(works.OF_32_BIT)} only.")
+
+    def _ring(self) -> None:
+        """Wake the halted vCPUs; a line that is full of rings has woken them already."""
+        with suppress(BlockingIOError):
+            os.write(self._bell, b"!")
+
+    def cpuid(self, leaf: int, subleaf: int = 0, vcpu: int = 0) -> tuple[int, int, int, int]:
+        """What CPUID says to this vCPU: eax, ebx, ecx, edx. The vCPU interrupts its work for it.
+
+        Raises
+        ------
+        GuestError
+            For a number that is no leaf, an unknown vCPU, and a guest that does not answer.
+        """
+        for name, number in (("leaf", leaf), ("subleaf", subleaf)):
+            if not isinstance(number, int) or not 0 <= number < 1 << 32:
+                raise GuestError(f"CPUID {name} {number!r}: write a number from 0 to 0xffffffff.")
+        self._chosen(vcpu)
+        self.check()
+        self._must_be_able("idle", [vcpu])
+        question = self.page.ask(vcpu, leaf, subleaf)
+        self._ring()
+        self._wait(lambda: self.page.answer(vcpu, question), lambda: f"vCPU {vcpu} did not answer what CPUID says")
+        return self.page.answer(vcpu, question)
+
+    @documents("steal")
+    def steal(self) -> pd.DataFrame:
+        """One row a vCPU: for how long it could have run and did not, as KVM told it."""
+        self.check()
+        stolen = [(v, self.page.steal_ns(v)) for v in range(self.vcpus)]
+        why = "only KVM writes a steal record" if self.accel == "tcg" else "KVM here offers none (CPUID leaf 0x40000001)"
+        missing = {"steal_s": why} if any(ns is None for _, ns in stolen) else {}
+        return frame([(self.name, v, None if ns is None else ns / 1e9) for v, ns in stolen], "steal", missing)
+
+    @documents("gaps")
+    def gaps(self) -> pd.DataFrame:
+        """One row a vCPU: the gaps between its turns of `spin`, by its own time stamp counter: the same wait, seen from inside."""
+        self.check()
+        hz = tsc.hz()
+        rows = [(self.name, v, gaps.longest / hz, gaps.summed / hz, gaps.count) for v in range(self.vcpus) for gaps in [self.page.gaps(v)]]
+        return frame(rows, "gaps")
 
     def _chosen(self, vcpus: int | Iterable[int] | None) -> list[int]:
         chosen = range(self.vcpus) if vcpus is None else [vcpus] if isinstance(vcpus, int) else list(vcpus)
@@ -68,7 +126,7 @@ class Guest:
     def counters(self) -> pd.DataFrame:
         """One row a vCPU and kind of work: the turns it has done since the guest was started.
 
-        A turn of `spin` is 10,000 rounds of a loop of two instructions, a turn of `idle` is one wake-up.
+        What a turn is stands at the work's number in image.s: of `spin` 10,000 rounds of two instructions, of `cpuid` one exit.
 
         """
         self.check()
@@ -99,3 +157,10 @@ class Guest:
             said = [line for line in lines if not line.endswith("\\") and "=" not in line.partition(" ")[0]]
             return f" QEMU's log ends: {' | '.join(said[-2:])}."
         return ""
+
+    def close(self) -> None:
+        """Let go of its memory and its bell."""
+        self.page.close()
+        if self._bell >= 0:
+            os.close(self._bell)
+            self._bell = -1

@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import signal
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,7 +18,7 @@ from kvmlab.columns import documents, frame
 from kvmlab.errors import GuestError, KvmlabError, PlanError
 from kvmlab.guest import accel as acceleration
 from kvmlab.guest import devices as hardware
-from kvmlab.guest import image, subsystems, vcpus
+from kvmlab.guest import image, layers, subsystems, vcpus
 from kvmlab.guest.connection import connect, default_uri, explained, libvirt
 from kvmlab.guest.guest import Guest
 from kvmlab.guest.microguest.page import wait_until
@@ -84,7 +85,7 @@ class GuestLab:
         name : str
             Its name for libvirt, as `virsh list` will show it.
         vcpus : int
-            1 to 16.
+            1 to 64.
         devices : "all", optional
             Give it a disk of 1 MiB (qcow2, served by an I/O thread), a network card (user-mode: no privileges, no tap) and
             a VNC display on a private UNIX socket. The lab guest has no drivers: they are there in QEMU, to be looked at
@@ -110,8 +111,9 @@ class GuestLab:
             if disk:
                 spec = self._with_disk(spec, disk)
             with explained(f"Starting guest '{name}'"):
-                self.connection.createXML(spec.xml(), libvirt.VIR_DOMAIN_START_AUTODESTROY)
-            guest = self._mine[spec.uuid] = Guest(spec, self._process(name, spec.uuid), lambda: self._destroy(spec.uuid))
+                domain = self.connection.createXML(spec.xml(), libvirt.VIR_DOMAIN_START_AUTODESTROY)
+                bell = ET.fromstring(domain.XMLDesc()).find("devices/serial/source").get("path")
+            guest = self._mine[spec.uuid] = Guest(spec, self._process(name, spec.uuid), lambda: self._destroy(spec.uuid), bell)
         except BaseException:  # Ctrl-C too: a guest that was half started must not stay
             self._destroy(spec.uuid)
             raise
@@ -141,7 +143,7 @@ class GuestLab:
         if disk := self._disks.pop(uuid, None):
             hardware.remove_disk(disk)
         if guest:
-            guest.page.close()
+            guest.close()
 
     # ---- what there is
 
@@ -214,9 +216,32 @@ class GuestLab:
         process, root = self._process(name, domain.UUIDString()), SysRoot("/")
         with explained(f"Asking for the XML of '{name}'"):
             xml = domain.XMLDesc()
-        virsh = "virsh" if self.uri == default_uri() else f"virsh -c {self.uri}"
-        rows = subsystems.rows(root, process, xml, virsh)
+        rows = subsystems.rows(root, process, xml, self._virsh)
         return self._frame(rows, "subsystems", subsystems.unavailable(root, process))
+
+    @documents("layers")
+    def layers(self, name: str) -> pd.DataFrame:
+        """One row a layer under a running guest, started by this Lab or not: from KVM's kernel modules up to this Python.
+
+        Under TCG the layers of KVM have a row each that says that there is nothing.
+
+        Raises
+        ------
+        PlanError
+            When no guest of that name runs.
+
+        """
+        domain = self.domain(name)
+        process, root = self._process(name, domain.UUIDString()), SysRoot("/")
+        with explained(f"Asking for the statistics of '{name}'"):
+            answers = self.connection.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_VCPU)
+            known = layers.Domain(domain.ID(), answers[0][1] if answers else {}, self.uri, self._virsh)
+        return self._frame(layers.rows(root, process, known), "layers", layers.unavailable(root, process, known))
+
+    @property
+    def _virsh(self) -> str:
+        """How to call virsh for this libvirt."""
+        return "virsh" if self.uri == default_uri() else f"virsh -c {self.uri}"
 
     def _frame(self, rows: list[tuple], kind: str, unavailable: Mapping[str, str]) -> pd.DataFrame:
         result = frame(rows, kind, unavailable)

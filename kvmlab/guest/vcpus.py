@@ -12,11 +12,12 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from kvmlab.guest.microguest.page import ControlPage
 from kvmlab.host import cpulist
 from kvmlab.host.sysroot import SysRoot
-from kvmlab.host.threads import VCPU_NAME, read_stat
+from kvmlab.host.threads import VCPU_NAME, parse_stat, read_stat
 
 ROOT = SysRoot("/")
 _MIGRATIONS = re.compile(rb"nr_migrations\s*:\s*(\d+)")
@@ -71,31 +72,47 @@ def find(guests: Iterable[tuple[str, str]]) -> dict[str, Process]:
 
 def rows(process: Process) -> list[tuple]:
     """One row a vCPU, in the order of columns.FRAMES["vcpus"]; a vCPU that ends meanwhile is left out."""
-    found = (_row(process, vcpu, tid) for vcpu, tid in sorted(process.vcpus.items()))
+    found = (read_row(process, vcpu, tid) for vcpu, tid in sorted(process.vcpus.items()))
     return [row for row in found if row]
 
 
-def _row(process: Process, vcpu: int, tid: int) -> tuple | None:
+def read_row(process: Process, vcpu: int, tid: int) -> tuple | None:
+    """One vCPU's row, by opening its files; None where it is gone."""
     task = f"proc/{process.pid}/task/{tid}"
-    stat = read_stat(ROOT, process.pid, tid)
+    texts = [ROOT.read_bytes(f"{task}/{name}") or b"" for name in ("stat", "schedstat", "sched")]
     try:
-        allowed = cpulist.format(os.sched_getaffinity(tid))
+        return row(process, vcpu, tid, os.sched_getaffinity(tid), *texts)
     except ProcessLookupError:
         return None
-    if stat is None:
+
+
+def row(process: Process, vcpu: int, tid: int, allowed: set[int], stat_text: bytes, schedstat: bytes, sched: bytes) -> tuple | None:
+    """One vCPU's row from what its files hold; None where they are those of a thread that ended."""
+    stat = parse_stat(stat_text)
+    if stat is None or stat.state in "ZX":
         return None
-    run, delay = _schedstat(ROOT.read_bytes(f"{task}/schedstat"))
-    migrations = _MIGRATIONS.search(ROOT.read_bytes(f"{task}/sched") or b"")
-    page = process.page
+    migrations = _MIGRATIONS.search(sched)
     return (
-        *(time.monotonic(), process.guest, vcpu, process.pid, tid, stat.cpu, stat.state, allowed),
-        *(stat.user_s, stat.kernel_s, stat.guest_s, run, delay),
+        *(time.monotonic(), process.guest, vcpu, process.pid, tid, stat.cpu, stat.state, _cpu_list(frozenset(allowed))),
+        *(stat.user_s, stat.kernel_s, stat.guest_s, *_schedstat(schedstat)),
         int(migrations[1]) if migrations else None,
-        *((page.work(vcpu), sum(page.turns(vcpu))) if page else (None, None)),
+        *_doing(process.page, vcpu),
     )
 
 
-def _schedstat(data: bytes | None) -> tuple[float | None, float | None]:
+@lru_cache(1024)
+def _cpu_list(cpus: frozenset[int]) -> str:
+    return cpulist.format(cpus)
+
+
+def _doing(page: ControlPage | None, vcpu: int) -> tuple[str | None, int | None]:
+    try:
+        return (page.work(vcpu), sum(page.turns(vcpu))) if page else (None, None)
+    except ValueError:  # the guest was destroyed in this very moment, and its page closed
+        return None, None
+
+
+def _schedstat(data: bytes) -> tuple[float | None, float | None]:
     if not data:
         return None, None
     run, delay, _ = data.split()

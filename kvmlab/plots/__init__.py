@@ -3,7 +3,9 @@
 One palette everywhere (Okabe-Ito, which colour-blind people can tell apart), on white, so that a dark JupyterLab shows it too.
 """
 
+from kvmlab.plots.layers import layers, layers_in_words
 from kvmlab.plots.machine import machine
+from kvmlab.plots.modes import exits, life, modes, modes_in_words
 from kvmlab.plots.placement import placement, rates
 from kvmlab.plots.style import PALETTE
 from kvmlab.plots.usage import cpu_times, cpu_times_in_words, threads_per_cpu, threads_per_cpu_in_words
@@ -13,8 +15,14 @@ __all__ = [
     "PALETTE",
     "cpu_times",
     "cpu_times_in_words",
+    "exits",
+    "layers",
+    "layers_in_words",
+    "life",
     "machine",
     "machine_in_words",
+    "modes",
+    "modes_in_words",
     "placement",
     "rates",
     "threads_per_cpu",

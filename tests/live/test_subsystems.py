@@ -18,6 +18,7 @@ from kvmlab.errors import PlanError
 from kvmlab.guest import devices, subsystems
 from kvmlab.guest.connection import libvirt
 from kvmlab.guest.microguest.page import wait_until
+from kvmlab.guest.spec import MEMORY_MIB
 from kvmlab.guest.vcpus import Process
 from kvmlab.host.sysroot import SysRoot
 from tests.conftest import need
@@ -103,8 +104,8 @@ def test_the_memory_is_the_file_through_which_the_lab_talks_to_its_guest(of_c1):
     _, frame = of_c1
     memory = one(frame, "memory")
     fd, path = re.fullmatch(r"fd (\d+): (/memfd:.*)", memory.behind).groups()
-    assert os.readlink(f"/proc/{memory.pid}/fd/{fd}") == path and os.stat(f"/proc/{memory.pid}/fd/{fd}").st_size == 4 << 20
-    assert memory.device == "4 MiB of RAM"
+    assert os.readlink(f"/proc/{memory.pid}/fd/{fd}") == path and os.stat(f"/proc/{memory.pid}/fd/{fd}").st_size == MEMORY_MIB << 20
+    assert memory.device == f"{MEMORY_MIB} MiB of RAM"
     assert re.search(r"memory backend: pc\.ram\s+size:\s+4194304", monitor("kl-c1", "info memdev").replace("\r", ""))
 
 

@@ -16,13 +16,38 @@ from kvmlab.errors import GuestError
 
 IMAGE = Path(__file__).with_name("image.bin")
 
-CTRL, SLOTS, SLOT_SIZE = 0x1000, 0x100000, 0x1000
-C_MAGIC, C_BOOTS = 0x00, 0x08
-S_ALIVE, S_APIC, S_WORK, S_ACK, S_PANIC, S_ERROR, S_RIP, S_CR2, S_TURNS = 0x00, 0x04, 0x08, 0x0C, 0x20, 0x24, 0x28, 0x30, 0x40
-MAGIC = b"KVMLAB01"
-WORK = {"idle": 0, "spin": 1}
+CTRL, SLOTS, SLOT_SIZE, AREA_KIB = 0x1000, 0x100000, 0x1000, 28672
+C_MAGIC, C_BOOTS, C_BITS = 0x00, 0x08, 0x0C
+S_ALIVE, S_APIC, S_ACK, S_CALL, S_WORK, S_PARAM = 0x00, 0x04, 0x08, 0x10, 0x14, 0x18
+S_ASK, S_LEAF, S_SUBLEAF, S_TOLD, S_ANSWER = 0x1C, 0x20, 0x24, 0x28, 0x30
+S_PANIC, S_ERROR, S_RIP, S_CR2, S_IPIS = 0x40, 0x44, 0x48, 0x50, 0x58
+S_GAP_MAX, S_GAP_SUM, S_GAPS, S_STEAL, S_STEALS, S_TURNS = 0x68, 0x70, 0x78, 0x80, 0xC0, 0x100
+MAGIC = b"KVMLAB02"
+WORK = {
+    "idle": 0,
+    "spin": 1,
+    "kernel-spin": 2,
+    "cpuid": 3,
+    "msr": 4,
+    "port-io": 5,
+    "mmio": 6,
+    "memory": 7,
+    "lock": 8,
+    "ipi": 9,
+    "ping-pong": 10,
+    "device": 11,
+    "stop": 12,
+}
 WORK_NAMES = {number: name for name, number in WORK.items()}
 TURNS = struct.Struct("<16Q")
+
+
+class Gaps(NamedTuple):
+    """Times between two turns of "spin" that were longer than a turn can take, in ticks of the time stamp counter."""
+
+    longest: int
+    summed: int
+    count: int
 
 
 class Panic(NamedTuple):
@@ -68,13 +93,50 @@ class ControlPage:
         up = self._ram[CTRL + C_MAGIC : CTRL + C_MAGIC + 8] == MAGIC
         return [v for v in range(self.vcpus) if not up or not self._u32(v, S_ALIVE)]
 
+    def bits(self) -> int:
+        """64, or 32 on a processor without long mode."""
+        return struct.unpack_from("<I", self._ram, CTRL + C_BITS)[0]
+
     def work(self, vcpu: int) -> str | None:
         """What the vCPU does now."""
         return WORK_NAMES.get(self._u32(vcpu, S_ACK))
 
-    def set_work(self, vcpu: int, work: str) -> None:
-        """Ask for other work; the vCPU takes it up between two turns."""
-        struct.pack_into("<I", self._ram, self._slot(vcpu) + S_WORK, WORK[work])
+    def set_work(self, vcpu: int, work: str, parameter: int = 0) -> None:
+        """Ask for other work; the vCPU takes it up between two turns, if it is awake."""
+        self._put(vcpu, S_PARAM, parameter)
+        self._put(vcpu, S_WORK, WORK[work])
+        self._call(vcpu)
+
+    def ask(self, vcpu: int, leaf: int, subleaf: int) -> int:
+        """Ask what CPUID says; the number of the question, for `answer`."""
+        number = self._u32(vcpu, S_ASK) + 1 & 0xFFFFFFFF
+        self._put(vcpu, S_LEAF, leaf)
+        self._put(vcpu, S_SUBLEAF, subleaf)
+        self._put(vcpu, S_ASK, number)
+        self._call(vcpu)
+        return number
+
+    def answer(self, vcpu: int, number: int) -> tuple[int, int, int, int] | None:
+        """eax, ebx, ecx and edx, once the question was answered."""
+        return struct.unpack_from("<4I", self._ram, self._slot(vcpu) + S_ANSWER) if self._u32(vcpu, S_TOLD) == number else None
+
+    def _put(self, vcpu: int, offset: int, value: int) -> None:
+        struct.pack_into("<I", self._ram, self._slot(vcpu) + offset, value)
+
+    def _call(self, vcpu: int) -> None:
+        self._put(vcpu, S_CALL, self._u32(vcpu, S_CALL) + 1 & 0xFFFFFFFF)
+
+    def gaps(self, vcpu: int) -> Gaps:
+        """When it wanted to run and did not, as it sees it itself."""
+        return Gaps(*(self._u64(vcpu, offset) for offset in (S_GAP_MAX, S_GAP_SUM, S_GAPS)))
+
+    def steal_ns(self, vcpu: int) -> int | None:
+        """What KVM tells it of the same; None where KVM does not, or another hypervisor runs it."""
+        return self._u64(vcpu, S_STEAL) if self._u32(vcpu, S_STEALS) else None
+
+    def interrupts(self, vcpu: int) -> int:
+        """Interrupts that other vCPUs sent it."""
+        return self._u64(vcpu, S_IPIS)
 
     def turns(self, vcpu: int) -> tuple[int, ...]:
         """Turns done so far, by number of work."""

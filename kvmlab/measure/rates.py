@@ -1,67 +1,12 @@
-"""Measurements: sample running guests, and turn what was sampled into rates, residency and sentences.
-
-`delta` is the only place where counters become rates.
-"""
+"""Counters into rates, residency and sentences. `delta` is the only place where counters become rates."""
 
 from __future__ import annotations
-
-import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from kvmlab.columns import documents, frame
-from kvmlab.errors import KvmlabError
-from kvmlab.guest import vcpus
 
-if TYPE_CHECKING:
-    from kvmlab.guest.lab import GuestLab
-
-_VCPU = ["guest", "vcpu", "tid"]  # with the thread: a guest of the same name that came later is another
-
-
-def sample(lab: GuestLab, seconds: float = 5, hz: float = 10) -> pd.DataFrame:
-    """What ``lab.sample`` does: rows of ``lab.vcpus()``, `hz` times a second, on a clock that does not drift.
-
-    Guests that come and go meanwhile are in it for as long as they are there.
-    """
-    parts, missed = _ticks(lambda: [row for process in lab.processes() for row in vcpus.rows(process)], seconds, hz)
-    result = frame([row for rows in parts for row in rows], "vcpus", vcpus.unavailable(lab.processes()))
-    result.attrs |= {"hz": hz, "missed": missed, "accel": lab.accel}
-    return result
-
-
-def follow(read: Callable[[], pd.DataFrame], seconds: float = 5, hz: float = 10) -> pd.DataFrame:
-    """Any frame of counters, such as ``host.cpu_times``, read `hz` times a second, below each other.
-
-    ``attrs["missed"]`` counts the ticks that were skipped because the machine was too busy to keep up.
-
-    Examples
-    --------
-    >>> from kvmlab import Host
-    >>> follow(Host().cpu_times, seconds=0.1, hz=20)["time_s"].nunique() > 1
-    True
-    """
-    frames, missed = _ticks(read, seconds, hz)
-    result = pd.concat(frames, ignore_index=True)
-    result.attrs = frames[-1].attrs | {"hz": hz, "missed": missed}
-    return result
-
-
-def _ticks(read: Callable[[], Any], seconds: float, hz: float) -> tuple[list, int]:
-    """What `read` returned at each tick of a clock that does not drift, and how many ticks were missed."""
-    if not (0 < seconds <= 3600 and 0 < hz <= 100):
-        raise KvmlabError(f"seconds={seconds!r}, hz={hz!r}: write up to 3600 seconds and up to 100 samples a second.")
-    found, missed, begin = [], 0, time.monotonic()
-    for tick in range(round(seconds * hz) + 1):
-        late = time.monotonic() - (begin + tick / hz)
-        if late > 1 / hz:
-            missed += 1
-            continue
-        time.sleep(max(0.0, -late))
-        found.append(read())
-    return found, missed
+VCPU = ["guest", "vcpu", "tid"]  # with the thread: a guest of the same name that came later is another
 
 
 @documents("delta")
@@ -71,7 +16,7 @@ def delta(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     A counter that is NA in one of them gives an NA rate.
 
     """
-    pairs = before.merge(after, on=_VCPU, suffixes=("_0", "_1"))
+    pairs = before.merge(after, on=VCPU, suffixes=("_0", "_1"))
     pairs = pairs[pairs["time_s_1"] > pairs["time_s_0"]]
     seconds = pairs["time_s_1"] - pairs["time_s_0"]
 
@@ -86,7 +31,7 @@ def delta(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
 
 def rates(samples: pd.DataFrame) -> pd.DataFrame:
     """`delta` between each vCPU's first and last sample."""
-    groups = samples.groupby(_VCPU, dropna=False)
+    groups = samples.groupby(VCPU, dropna=False)
     first, last = groups.head(1), groups.tail(1)
     last.attrs = samples.attrs
     return delta(first, last)
@@ -100,7 +45,7 @@ def residency(samples: pd.DataFrame) -> pd.DataFrame:
     may have moved in between.
 
     """
-    ran = samples.groupby(_VCPU, dropna=False)["run_s"].diff()
+    ran = samples.groupby(VCPU, dropna=False)["run_s"].diff()
     spent = samples.assign(run_s=ran).groupby(["guest", "vcpu", "cpu"], as_index=False)["run_s"].sum()
     total = spent.groupby(["guest", "vcpu"])["run_s"].transform("sum")
     share = (spent["run_s"] / total).where(total > 0)
