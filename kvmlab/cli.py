@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 def _host(options: argparse.Namespace) -> Host:
     from kvmlab import Host
 
-    return Host.open(options.host) if options.host else Host()
+    return Host() if options.host is None else Host.open(options.host)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -72,7 +72,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from kvmlab import columns, terminal
 
     checks = _host(options).support()
-    if not options.host:
+    if options.host is None:
         from kvmlab.guest import readiness
 
         checks = pd.concat([checks, columns.frame(readiness.rows(), "support")], ignore_index=True)
@@ -82,15 +82,23 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _threads(options: argparse.Namespace) -> None:
     from kvmlab import terminal
+    from kvmlab.host.kinds import KINDS
 
-    threads = _host(options).threads()
+    host = _host(options)
+    threads = host.threads()
+    if threads.empty:
+        raise KvmlabError(f"{host.name} holds no threads: only recordings by kvmlab record do.")
+    legal = {"cpu": host.cpus()["cpu"].tolist(), "kind": list(KINDS)}
     for column, wanted in (("cpu", options.cpu), ("kind", options.kind)):
         if wanted is not None:
-            there = threads[column].dropna().unique().tolist()
-            if wanted not in there:
-                raise KvmlabError(f"No thread has {column} {wanted!r}. There are: {', '.join(str(value) for value in sorted(there))}.")
+            if wanted not in legal[column]:
+                raise KvmlabError(f"There is no {column} {wanted!r}. There are: {', '.join(map(str, legal[column]))}.")
             threads = threads[threads[column] == wanted]
-    print(terminal.as_json(threads) if options.json else terminal.table(threads[_THREADS].dropna(axis="columns", how="all")))
+    print(
+        terminal.as_json(threads)
+        if options.json
+        else terminal.table(threads[_THREADS].dropna(axis="columns", how="all" if len(threads) else "any"))
+    )
 
 
 def _topology(options: argparse.Namespace) -> None:
@@ -109,7 +117,7 @@ def _topology(options: argparse.Namespace) -> None:
 
 
 def _draw(path: str, name: str, cpus, caches, nodes) -> None:
-    if not path.endswith((".svg", ".png", ".pdf")):
+    if not path.lower().endswith((".svg", ".png", ".pdf")):
         raise KvmlabError(f"{path}: a picture's name ends in .svg, .png or .pdf.")
     import matplotlib
 
@@ -121,7 +129,7 @@ def _draw(path: str, name: str, cpus, caches, nodes) -> None:
         axes.figure.savefig(path)
     except OSError as error:
         raise KvmlabError(f"{path}: cannot be written: {error.strerror}.") from error
-    print(f"{path}: {plots.machine_in_words(cpus, caches, nodes)}")
+    print(f"{os.path.abspath(path)}: {plots.machine_in_words(cpus, caches, nodes)}")
 
 
 def _record(options: argparse.Namespace) -> None:
@@ -129,7 +137,9 @@ def _record(options: argparse.Namespace) -> None:
 
     manifest = Host().record(options.path)
     scrubbed = ", ".join(f"{count} {what}" for what, count in manifest["scrubbed"].items()) or "nothing"
-    print(f"{options.path}: {manifest['files']} files, {os.path.getsize(options.path) / 1024:.0f} KiB. Scrubbed: {scrubbed}.")
+    print(
+        f"{os.path.abspath(options.path)}: {manifest['files']} files, {os.path.getsize(options.path) / 1024:.0f} KiB. Scrubbed: {scrubbed}."
+    )
     if manifest["refused"]:
         print(f"{len(manifest['refused'])} files could not be read for want of permission; the recording says which.")
 
@@ -149,7 +159,7 @@ def _build(options: argparse.Namespace) -> None:
     image = linux.build(options.folder)
     made_of = ", ".join(f"{name} {version}" for name, version in image.made_of.items())
     print(f"{image.kernel.parent}: {made_of}", "For a prompt in it (Ctrl-D ends it):", sep="\n")
-    print(shlex.join([*linux.Shape(cores=2).command(image), "-serial", "stdio"]))
+    print(shlex.join([*linux.Shape(cores=2, cpu="max").command(image), "-serial", "stdio"]))
 
 
 if __name__ == "__main__":

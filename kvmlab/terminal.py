@@ -17,7 +17,7 @@ _MARKS = {"pass": ("ok", "32"), "warn": ("warn", "33"), "fail": ("FAIL", "31"), 
 
 def width() -> int:
     """Columns of the terminal, or enough for any table where the output goes elsewhere."""
-    return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+    return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 1_000_000
 
 
 def table(frame: pd.DataFrame) -> str:

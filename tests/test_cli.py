@@ -57,10 +57,26 @@ def test_threads_as_json_are_the_frame():
     assert rows[0]["allowed_cpus"] is None
 
 
-@pytest.mark.parametrize("words, said", [(("--cpu", "99"), "No thread has cpu 99. There are: 0, 1, 2"), (("--kind", "kwroker"), "kworker")])
+@pytest.mark.parametrize("words, said", [(("--cpu", "99"), "There is no cpu 99. There are: 0, 1, 2"), (("--kind", "kwroker"), "kworker")])
 def test_a_filter_that_fits_nothing_names_what_there_is(words, said):
     run = kvmlab("threads", "--host", ISOLATED, *words)
     assert run.returncode == 1 and said in run.stderr and not run.stdout
+
+
+def test_a_kind_that_nobody_is_of_now_is_an_empty_table():
+    run = kvmlab("threads", "--host", ISOLATED, "--kind", "vcpu", "--json")
+    assert (run.returncode, json.loads(run.stdout)) == (0, [])
+    assert kvmlab("threads", "--host", ISOLATED, "--kind", "vcpu").stdout.split()[:2] == ["tid", "pid"]
+
+
+def test_a_recording_without_threads_says_so(tmp_path):
+    (tmp_path / "sys/devices/system/cpu/cpu0").mkdir(parents=True)
+    run = kvmlab("threads", "--host", str(tmp_path))
+    assert run.returncode == 1 and "holds no threads" in run.stderr
+
+
+def test_an_empty_name_of_a_recording_is_not_this_machine():
+    assert kvmlab("topology", "--host", "").returncode == 1
 
 
 def test_topology_in_words_and_as_a_table():

@@ -47,11 +47,14 @@ def members(path: str) -> Iterator[Member]:
             yield from _walk(path)
             return
         if not os.path.isfile(path):
-            raise RecordingError(f"{path}: there is no such recording. Give a folder or a tar archive that holds proc/ and sys/.")
+            what = "is neither a file nor a folder" if os.path.exists(path) else "there is no such recording"
+            raise RecordingError(f"{path}: {what}. Give a folder or a tar archive that holds proc/ and sys/.")
         with open(path, "rb") as file:
             opener = _OPENERS.get(file.read(2))
         with opener(path, "rb") if opener else open(path, "rb") as stream:
             yield from _untar(stream, path)
+    except PermissionError as error:
+        raise RecordingError(f"{path}: you have no permission to read {error.filename}. Ask its owner, or copy it as root.") from error
     except _BROKEN as error:
         raise RecordingError(f"{path}: cannot be read: {error or type(error).__name__}. Is it whole? Copy or record it anew.") from error
 

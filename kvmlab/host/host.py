@@ -132,13 +132,15 @@ class Host:
 
         Examples
         --------
-        >>> int(Host.distances(Host()).iloc[0, 0])                                          # doctest: +SKIP
+        >>> Host().distances().loc[0, 0]                                                    # doctest: +SKIP
         10
         """
         import pandas as pd
 
         nodes, rows = numa.distances(self.root)
-        return pd.DataFrame(rows, index=pd.Index(nodes, name="node"), columns=pd.Index(nodes, name="to"), dtype="Int64")
+        result = pd.DataFrame(rows, index=pd.Index(nodes, name="node"), columns=pd.Index(nodes, name="to"), dtype="Int64")
+        result.attrs = {"unavailable": {}, "host": self.name}
+        return result
 
     @documents("threads")
     def threads(self, affinity: bool = False) -> pd.DataFrame:
@@ -223,7 +225,11 @@ class Host:
     def _frame(self, kind: str, rows: Callable[..., Iterable[tuple]], *how, unavailable: dict[str, str] | None = None) -> pd.DataFrame:
         self.root.refused.clear()
         result = frame(rows(self.root, *how), kind, unavailable)
-        result.attrs["unavailable"] |= _refusals(self.root.refused, kind, result)
+        reasons = result.attrs["unavailable"]
+        if not self.root.live:
+            reasons |= {column: why.replace("this machine gives none", "not in this recording") for column, why in reasons.items()}
+            reasons |= {} if len(result) else {column: f"nothing of this is in {self.name}" for column in result}
+        reasons |= _refusals(self.root.refused, kind, result)
         result.attrs["host"] = self.name
         return result
 

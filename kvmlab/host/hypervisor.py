@@ -101,6 +101,8 @@ def virtual_machine(m: Machine) -> Check:
         return m.unknown(check, "/proc/cpuinfo, /sys/class/dmi/id, /proc/device-tree")
     if under is None:
         return Check(check, "pass", "no", source)
+    if under.startswith("PR/SM"):  # every s390 has it below, and KVM in a partition is the first to use SIE
+        return Check(check, "pass", f"yes, under {under}", source)
     return Check(check, "warn", f"yes, under {under}", source, "Guests here are nested: timings also show the host above.")
 
 
@@ -120,7 +122,8 @@ def _by_sysinfo(m: Machine) -> tuple | None:
         name, _, value = line.partition(":")
         if name.endswith("Control Program") and value.strip():
             return value.strip(), "/proc/sysinfo"
-    # Without such a line s390 runs in a logical partition, where KVM is the first to use SIE.
+        if name.startswith("LPAR") and value.strip():
+            return "PR/SM, in a logical partition", "/proc/sysinfo: LPAR"
     return (None, "/proc/sysinfo: no Control Program") if text.startswith("Manufacturer:") else None
 
 
@@ -220,7 +223,7 @@ def container(m: Machine) -> Check:
     signs = ((".dockerenv", "docker"), ("run/.containerenv", "podman"))
     kind, source = next(((kind, path) for path, kind in signs if m.root.exists(path)), (name, "run/systemd/container"))
     if kind:
-        shut_out = m.answers is not None and m.answers.problem
+        shut_out = m.live and not m.root.exists("dev/kvm")
         advice = "Start it with --device /dev/kvm." if shut_out else None
         return Check(check, "warn" if shut_out else "pass", f"yes: {kind}", f"/{source}", advice)
     source = "/.dockerenv, /run/.containerenv, /run/systemd/container"
@@ -241,7 +244,12 @@ def iommu(m: Machine) -> Check:
         advice = f"To hand PCI devices to guests add {option} to the kernel's command line."
         return Check(check, "warn", f"{name} in the firmware, but no groups{given}", "/sys/kernel/iommu_groups", advice)
     if tables and m.architecture == "x86":
-        advice = "Only handing PCI devices to guests needs it: switch on VT-d or AMD-Vi in the firmware setup."
+        where = (
+            "the hypervisor above must give one to this machine"
+            if "hypervisor" in m.flags
+            else "switch on VT-d or AMD-Vi in the firmware setup"
+        )
+        advice = f"Only handing PCI devices to guests needs it: {where}."
         return Check(check, "warn", f"none: no DMAR or IVRS table, no groups{given}", "/sys/firmware/acpi/tables", advice)
     return m.unknown(check, "/sys/kernel/iommu_groups, /sys/firmware/acpi/tables")
 

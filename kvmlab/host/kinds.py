@@ -17,8 +17,9 @@ _STEM = re.compile(r"[a-z_]*")  # "ksoftirqd/0" -> ksoftirqd, "kswapd1" -> kswap
 _FAMILIES = {
     **{stem: stem for stem in ("migration", "ksoftirqd", "cpuhp", "idle_inject", "irq", "irq_work", "ktimers", "watchdog")},
     **{stem: stem for stem in ("kthreadd", "kswapd", "kcompactd", "ksmd", "khugepaged", "khungtaskd", "kauditd", "kvm")},
-    **{"ktimersoftd": "ktimers", "watchdogd": "watchdog", "jbd": "jbd2"},
+    **{"ktimersoftd": "ktimers", "watchdogd": "kernel", "jbd": "jbd2"},
 }
+KINDS = tuple(sorted({*_FAMILIES.values(), "kworker", "rcu", "kernel", "vhost", "vcpu", "iothread", "emulator", "ordinary"}))
 # One CPU's worker, a worker bound to none, or a rescuer; "+" or "-" and the queue follow while it serves one, and after
 _WORKER = re.compile(r"kworker/(?:(?P<pool>u?\d*):\d+(?P<high>H?)(?:[-+](?P<queue>.+))?|R-(?P<rescued>[^+]+).*)", re.ASCII | re.DOTALL)
 

@@ -32,6 +32,8 @@ class Recording(SysRoot):
 
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
+        if os.path.isdir(self.path) and os.path.samefile(self.path, "/"):
+            raise RecordingError(f"{self.path}: is this machine, not a recording: use Host().")
         self.refused: set[str] = set()
         tree = _tree(self.path)
         self._top = _machine(tree, self.path)
@@ -41,6 +43,8 @@ class Recording(SysRoot):
         self._links = 0
         self._check(self._top, [])
         self._check_folders()
+        if not self.list(CPUS) and self.read_bytes("proc/cpuinfo") is None:
+            raise RecordingError(f"{self.path}: holds neither {CPUS} nor proc/cpuinfo: it is no recording of a Linux machine.")
 
     def read_bytes(self, path: str) -> bytes | None:
         node = self._find(path)

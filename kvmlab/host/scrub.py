@@ -31,6 +31,15 @@ _ADDRESSES = {
     "IPv6 addresses": re.compile(rb"(?<![0-9a-fA-F:])(?:[0-9a-fA-F]{1,4}:){2,7}:?[0-9a-fA-F]{1,4}(?![0-9a-fA-F:])"),
     "mail addresses": re.compile(rb"[\w.+-]+@[\w.-]+"),
 }
+_KERNEL_THREAD = 0x00200000  # PF_KTHREAD, in field 9 of proc(5) stat
+_QEMU_THREADS = re.compile(rb"CPU \d+/(?:KVM|TCG)|IO [\w-]+|vnc_worker|worker|call_rcu|qemu-[\w-]+|SPICE Worker|vhost-\d+|kvm-[\w/-]+")
+_PROGRAMS = frozenset(  # whose names tell what a host is for, and of nobody
+    b"""
+    systemd init sh bash zsh dash python python3 sshd sudo cron dbus-daemon systemd-journal systemd-udevd systemd-logind
+    libvirtd virtqemud     virtlogd virtlockd dnsmasq dockerd containerd containerd-shim kubelet irqbalance chronyd
+    rsyslogd tuned jupyter jupyter-lab ps top scrubbed
+    """.split()
+)
 _COMMON_GROUPS = re.compile(
     r"(?:system|user|machine|init|kubepods|docker|lxc|libvirt|qemu|vms|isolated)(?:\.slice|\.scope)?|cpuset|unified"
 )
@@ -78,9 +87,20 @@ class Scrubber:
         if name != "stat":
             return self._text(data)
         head, bracket, tail = data.rpartition(b")")  # the name itself may hold brackets
-        fields = [b"0" if n + 2 in _MEMORY_FIELDS else field for n, field in enumerate(tail.split(b" "))]
+        fields = tail.split(b" ")
+        of_kernel = len(fields) > 7 and fields[7].isdigit() and int(fields[7][:18]) & _KERNEL_THREAD
+        fields = [b"0" if n + 2 in _MEMORY_FIELDS else field for n, field in enumerate(fields)]
         number, opening, comm = head.partition(b"(")
-        return number + opening + self._text(comm) + bracket + b" ".join(fields)
+        return number + opening + self._thread(comm, bool(of_kernel)) + bracket + b" ".join(fields)
+
+    def _thread(self, comm: bytes, of_kernel: bool) -> bytes:
+        """Anybody may give a thread any name (libvirt: that of a guest); the kernel names one after each NFS server."""
+        if of_kernel:
+            return b"scrubbed-manager" if comm.endswith(b"-manager") else self._text(comm)
+        if comm in _PROGRAMS or _QEMU_THREADS.fullmatch(comm):
+            return comm
+        self._counts["names of threads"] += 1
+        return b"scrubbed"
 
     def _parameters(self, data: bytes) -> bytes:
         words = data.decode("utf-8", "backslashreplace").split()
@@ -121,4 +141,4 @@ def _names_of_this_machine() -> re.Pattern[bytes] | None:
     host = os.uname().nodename
     names = {host, host.partition(".")[0], *(user.pw_name for user in pwd.getpwall() if 1000 <= user.pw_uid < 65534)}
     words = sorted((re.escape(os.fsencode(name)) for name in names if len(name) > 2 and name != "localhost"), key=len, reverse=True)
-    return re.compile(rb"(?<![\w-])(?:" + b"|".join(words) + rb")(?![\w-])") if words else None
+    return re.compile(rb"(?<![A-Za-z0-9])(?:" + b"|".join(words) + rb")(?![A-Za-z0-9])", re.IGNORECASE) if words else None

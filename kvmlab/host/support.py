@@ -198,7 +198,7 @@ def _judge(measured: kvmdev.Speed, words: str, source: str) -> tuple:
         return (
             *("warn", words, source),
             "KVM is there and yet slow: as where it is nested, guest kernel code is emulated. A Linux guest would take minutes to "
-            "boot; the lab guest, which works in user mode, runs well.",
+            "boot (under TCG: seconds); the lab guest, which works in user mode, runs well.",
         )
     return "pass", words, source
 

@@ -25,7 +25,8 @@ def cgroups(m: Machine) -> Check:
     version = " and ".join(name for name, group in (("v1", first), ("v2", second)) if group is not None)
     there = [name for name in _CONTROLLERS if name in (first or set()) | (second or set())]
     missing = [name for name in ("cpu", "cpuset") if name not in there]
-    advice = f"Without {' and '.join(missing)} libvirt cannot set shares, quota or cpusets of guests." if missing else None
+    lost = {"cpu": "shares and quota", "cpuset": "cpusets"}
+    advice = f"Without {' and '.join(missing)} libvirt cannot set {' and '.join(lost[n] for n in missing)} of guests." if missing else None
     return Check(check, "warn" if missing else "pass", f"{version}: {' '.join(there) or 'no controllers'}", source, advice)
 
 

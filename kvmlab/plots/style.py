@@ -41,7 +41,7 @@ def frame_axes(ax: Axes, title: str, xlabel: str, **place: float) -> None:
 
 
 def heading(ax: Axes, title: str, **place: float) -> None:
-    ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, **place)
+    ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, parse_math=False, **place)
 
 
 def blocks(ax: Axes, left: ArrayLike, bottom: ArrayLike, width: ArrayLike, height: ArrayLike, **style: object) -> PolyCollection:

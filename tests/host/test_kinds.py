@@ -23,7 +23,7 @@ NAMES = {  # as seen in ps of several machines, whole or cut at 15 bytes
     "ktimers/0": "ktimers",
     "ktimersoftd/0": "ktimers",
     "watchdog/1": "watchdog",
-    "watchdogd": "watchdog",
+    "watchdogd": "kernel",
     "rcu_sched": "rcu",
     "rcu_preempt": "rcu",
     "rcu_tasks_rude_": "rcu",

@@ -271,3 +271,27 @@ def test_any_bytes_are_a_recording_or_an_error(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("any") / "host.tar"
     path.write_bytes(data)
     assert frames_or_error(path) == "RecordingError"
+
+
+def test_a_recording_without_any_cpu_is_none(tmp_path):
+    (tmp_path / "proc").mkdir()
+    with pytest.raises(RecordingError, match="holds neither sys/devices/system/cpu nor proc/cpuinfo"):
+        Host.open(tmp_path)
+
+
+def test_the_root_of_this_machine_is_no_recording():
+    with pytest.raises(RecordingError, match=r"is this machine, not a recording: use Host\(\)"):
+        Host.open("/")
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/zero"])
+def test_a_device_is_neither_a_file_nor_a_folder(path):
+    with pytest.raises(RecordingError, match="is neither a file nor a folder"):
+        Host.open(path)
+
+
+def test_what_a_recording_lacks_is_not_laid_to_this_machine():
+    recorded = Host.open(REPOSITORY / "tests/hosts/x86_64-1s1c1t.tar.xz")
+    assert recorded.cpu_times().attrs["unavailable"]["time_s"].startswith("not in this recording")
+    assert recorded.kvm().empty and recorded.kvm().attrs["unavailable"]["value"] == "nothing of this is in x86_64-1s1c1t.tar.xz"
+    assert recorded.distances().attrs["host"] == "x86_64-1s1c1t.tar.xz"

@@ -294,7 +294,7 @@ DMI = "sys/class/dmi/id/"
             "yes, under Xen, as its dom0",
         ),
         ({"proc/sysinfo": "Manufacturer: IBM\nVM00 Control Program: KVM/Linux\n"}, "virtual machine", "warn", "yes, under KVM/Linux"),
-        ({"proc/sysinfo": "Manufacturer: IBM\nLPAR Number: 1\n"}, "virtual machine", "pass", "no"),
+        ({"proc/sysinfo": "Manufacturer: IBM\nLPAR Number: 1\n"}, "virtual machine", "pass", "yes, under PR/SM, in a logical partition"),
         (ARM | {"proc/device-tree/compatible": "linux,dummy-virt\0"}, "virtual machine", "warn", "yes, under QEMU"),
         (ARM | {"proc/device-tree/hypervisor/compatible": "linux,kvm\0"}, "virtual machine", "warn", "yes, under KVM"),
         (ARM, "virtual machine", "unknown", "not recorded"),

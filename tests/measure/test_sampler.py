@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 import types
 
 import pytest
@@ -92,6 +93,8 @@ def sleeper():
     thread = threading.Thread(target=lambda: (started.set(), end.wait()))
     thread.start()
     started.wait()
+    while vcpus.read_row(process_of(thread), 0, thread.native_id)[6] != "S":  # on a busy machine that takes a while
+        time.sleep(0.001)
     yield thread, end
     end.set()
     thread.join()
@@ -119,7 +122,7 @@ def test_watched_threads_are_read_and_forgotten_when_they_end(sleeper, room):
     end.set()
     thread.join()
     while os.path.exists(f"/proc/self/task/{thread.native_id}"):
-        pass
+        time.sleep(0.001)
     assert watch.rows() == [] and open_files() == before
 
 
