@@ -140,10 +140,18 @@ class GuestLab:
                 os.kill(process.pid, signal.SIGKILL)
         if process:
             wait_until(lambda: not process.alive(), 5)
+            wait_until(lambda: not self._listed(uuid), 5)  # libvirt takes a moment to notice the end of one that was killed
         if disk := self._disks.pop(uuid, None):
             hardware.remove_disk(disk)
         if guest:
             guest.close()
+
+    def _listed(self, uuid: str) -> bool:
+        try:
+            self.connection.lookupByUUIDString(uuid)
+        except libvirt.libvirtError:
+            return False
+        return True
 
     # ---- what there is
 
@@ -299,6 +307,9 @@ class GuestLab:
         return f"{gone} guests gone" + (f", {undone} pins of other guests put back." if undone else ".")
 
     def _end(self) -> None:
+        for process in [self._seen[uuid] for uuid in self._mine if uuid in self._seen]:
+            if process.alive():  # libvirt ends five guests of a connection at a time, and waits for each until it is reaped
+                os.kill(process.pid, signal.SIGKILL)
         with ThreadPoolExecutor(max_workers=16) as pool, suppress(RuntimeError):  # at the interpreter's exit no thread can start:
             list(pool.map(self._destroy, list(self._mine)))
         for uuid in list(self._mine):  # one by one, then
