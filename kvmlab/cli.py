@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     topology.add_argument("-o", "--output", metavar="FILE", help="draw it instead: .svg, .png or .pdf")
     record = command("record", _record, "write what kvmlab reads of this machine into one archive, without names and addresses", False)
     record.add_argument("path", metavar="FILE", help="ends in .tar, .tar.gz, .tar.bz2 or .tar.xz")
-    command("tour", _tour, "two real guests, where their vCPUs run, and what a pin changes (some 15 s)", False)
+    command("tour", _tour, "two real guests, where their vCPUs run, and what a pin changes (some ten seconds)", False)
     build = command(
         "build-linux-guest", _build, "fetch a kernel and busybox for the Linux guest (Debian and Ubuntu; nothing is installed)", False
     )

@@ -65,7 +65,7 @@ FRAMES: dict[str, tuple[Column, ...]] = {
         min_mhz   | Float64 | MHz | lowest frequency                                        | cpufreq/cpuinfo_min_freq
         max_mhz   | Float64 | MHz | highest frequency                                       | cpufreq/cpuinfo_max_freq
         capacity  | Int64   |     | computing power, 1024 for the strongest core            | cpuN/cpu_capacity
-        isolated  | boolean |     | kept free of load balancing                             | /sys/devices/system/cpu/isolated
+        isolated  | boolean |     | left out of load balancing at boot; more: isolation()   | /sys/devices/system/cpu/isolated
         nohz_full | boolean |     | no tick while one thread runs                           | /sys/devices/system/cpu/nohz_full
     """),
     "threads_per_cpu": _table("""

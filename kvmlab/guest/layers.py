@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import grp
 import os
-import re
 import shlex
 import socket
 import stat
@@ -16,13 +15,12 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from kvmlab.guest.vcpus import Process
+from kvmlab.guest.vcpus import Process, kvm_fds
 from kvmlab.host.check import BACK_ENDS
 from kvmlab.host.sysroot import SysRoot
 from kvmlab.host.threads import read_stat
 
 _DEVICE = "/dev/kvm"
-_VCPU_FD = re.compile(r"anon_inode:kvm-vcpu:(\d+)")
 _SOCKETS = {"libvirt-sock": "libvirtd", "virtqemud-sock": "virtqemud"}  # who listens there, as a rule
 _DAEMONS = {*_SOCKETS.values(), "virtproxyd"}
 _EMULATED = "none: emulated by TCG"
@@ -107,10 +105,9 @@ def _vm(process: Process, fds: Mapping[int, str]) -> tuple:
 
 
 def _vcpus(process: Process, fds: Mapping[int, str], domain: Domain) -> Iterator[tuple]:
-    """KVM numbers vCPUs by APIC id, which has gaps where QEMU's own numbers have none: both in order, they are the same."""
-    found = sorted((int(match[1]), fd) for fd, name in fds.items() if (match := _VCPU_FD.fullmatch(name)))
-    known = found if len(found) == len(process.vcpus) else [(None, None)] * len(process.vcpus)
-    for vcpu, (_, fd) in zip(sorted(process.vcpus), known, strict=True):
+    known = kvm_fds(process, fds)
+    for vcpu in sorted(process.vcpus):
+        fd = known.get(vcpu)
         exits = domain.statistics.get(f"vcpu.{vcpu}.exits.sum")
         what, number = (fds[fd], f"fd {fd}") if fd is not None else ("anon_inode:kvm-vcpu", None)
         yield "vcpu", vcpu, what, number, f"open in process {process.pid}", exits, _fd_line(process, "kvm-vcpu")

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from kvmlab.guest.vcpus import Process
+from kvmlab.guest.vcpus import Process, kvm_fds
 from kvmlab.host.sysroot import SysRoot
 
-_VCPU_FD = re.compile(r"anon_inode:kvm-vcpu:(\d+)")
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (....) [0-9a-f]+ \S+ \d+ *(.*)")
 _MEMORY_OBJECT = re.compile(r'memory-backend-(\w+)"?,.*?(?:"id":"|\bid=)([^",]+)')  # properties as JSON, or as key=value
 _DISPLAY_THREADS = {"vnc": "vnc_worker", "spice": "SPICE Worker"}
@@ -141,14 +140,11 @@ def _vcpus(view: View) -> Iterator[tuple]:
 
 
 def _behind_vcpus(view: View) -> dict[int, Found]:
-    """KVM numbers vCPUs by APIC id, which has gaps where QEMU's own numbers have none: both in order, they are the same."""
     if view.process.accel == "tcg":
         return dict.fromkeys(view.process.vcpus, Found("none: emulated by TCG", ""))
     line = view.fd_line("kvm-vcpu")
-    fds = sorted((int(match[1]), fd) for fd, name in view.fds.items() if (match := _VCPU_FD.fullmatch(name)))
-    if len(fds) != len(view.process.vcpus):
-        return dict.fromkeys(view.process.vcpus, Found(None, line))
-    return {vcpu: Found(f"fd {fd}: {view.fds[fd]}", line) for vcpu, (_, fd) in zip(sorted(view.process.vcpus), fds, strict=True)}
+    known = kvm_fds(view.process, view.fds)
+    return {v: Found(f"fd {known[v]}: {view.fds[known[v]]}" if v in known else None, line) for v in view.process.vcpus}
 
 
 # ---- memory

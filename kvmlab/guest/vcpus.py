@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -20,6 +20,7 @@ from kvmlab.host.sysroot import SysRoot
 from kvmlab.host.threads import VCPU_NAME, parse_stat, read_stat
 
 ROOT = SysRoot("/")
+_VCPU_FD = re.compile(r"anon_inode:kvm-vcpu:(\d+)")
 _MIGRATIONS = re.compile(rb"nr_migrations\s*:\s*(\d+)")
 
 
@@ -68,6 +69,15 @@ def find(guests: Iterable[tuple[str, str]]) -> dict[str, Process]:
             if stat and stat.state not in "ZX":
                 found[known[1]] = Process(*known, pid, stat.start_ticks)
     return found
+
+
+def kvm_fds(process: Process, fds: Mapping[int, str]) -> dict[int, int]:
+    """vCPU -> the file descriptor by which QEMU runs it; of none where that cannot be told.
+
+    KVM numbers vCPUs by APIC id, which has gaps where QEMU's own numbers have none: both in order, they are the same.
+    """
+    found = sorted((int(match[1]), fd) for fd, name in fds.items() if (match := _VCPU_FD.fullmatch(name)))
+    return dict(zip(sorted(process.vcpus), (fd for _, fd in found), strict=True)) if len(found) == len(process.vcpus) else {}
 
 
 def rows(process: Process) -> list[tuple]:

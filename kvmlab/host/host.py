@@ -58,7 +58,7 @@ class Host:
 
     @documents("support")
     def support(self) -> pd.DataFrame:
-        """What KVM needs and what it will find here: one row a check. On this machine it also times guest code (some 30 ms).
+        """What KVM needs and what it will find here: one row a check. On this machine it also times guest code (some 20 ms).
 
         In a recording, what only the machine itself can tell is as it was when it was recorded, or unknown.
 

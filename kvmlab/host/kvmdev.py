@@ -223,7 +223,7 @@ class Speed:
 
 
 def probe() -> Speed:
-    """Measure a counting loop in a KVM guest, in ring 3 and in ring 0, against the same loop here; some 30 ms."""
+    """Measure a counting loop in a KVM guest, in ring 3 and in ring 0, against the same loop here; some 20 ms."""
     if platform.machine() != "x86_64":
         return Speed(problem=f"the lab guest is for x86_64, this machine is {platform.machine()}")
     try:

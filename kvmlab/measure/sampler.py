@@ -160,6 +160,18 @@ def follow(read: Callable[[], pd.DataFrame], seconds: float = 5, hz: float = 10)
 
     ``attrs["missed"]`` counts the ticks that were skipped because the machine was too busy to keep up.
 
+    Parameters
+    ----------
+    read : callable
+        Gives a frame; its rows should tell when they were read (time_s).
+    seconds, hz : float
+        Up to 3600 seconds, up to 100 times a second.
+
+    Raises
+    ------
+    KvmlabError
+        For other numbers.
+
     Examples
     --------
     >>> from kvmlab import Host
@@ -167,7 +179,7 @@ def follow(read: Callable[[], pd.DataFrame], seconds: float = 5, hz: float = 10)
     True
     """
     if not (0 < seconds <= 3600 and 0 < hz <= 100):
-        raise KvmlabError(f"seconds={seconds!r}, hz={hz!r}: write up to 3600 seconds and up to 100 samples a second.")
+        raise KvmlabError(f"seconds={seconds!r}, hz={hz!r}: write more than 0, up to 3600 seconds and up to 100 samples a second.")
     ticks = [(missed, read()) for missed in beats(hz, seconds, threading.Event())]
     frames = [read for _, read in ticks]
     result = pd.concat(frames, ignore_index=True)

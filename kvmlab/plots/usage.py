@@ -242,7 +242,9 @@ def _times_title(steps: pd.DataFrame, cpus: list[int]) -> str:
     if not len(steps):
         return f"{count(len(cpus), 'CPU')}: it takes two readings to tell what their time was spent on"
     busy, seconds = _busy(_of_cpus(steps)), steps["end"].max() - steps["start"].min()
-    each = f": CPU {busy.idxmax()} most with {busy.max():.0%}, CPU {busy.idxmin()} least with {busy.min():.0%}" if len(busy) > 1 else ""
+    most, least = f"{busy.max():.0%}", f"{busy.min():.0%}"
+    apart = f"CPU {busy.idxmax()} most with {most}, CPU {busy.idxmin()} least with {least}" if most != least else "all alike"
+    each = f": {apart}" if len(busy) > 1 else ""
     return f"{count(len(busy), 'CPU')} {busy.mean():.0%} busy in {seconds:.3g} s{each}"
 
 

@@ -106,7 +106,7 @@ def test_the_memory_is_the_file_through_which_the_lab_talks_to_its_guest(of_c1):
     fd, path = re.fullmatch(r"fd (\d+): (/memfd:.*)", memory.behind).groups()
     assert os.readlink(f"/proc/{memory.pid}/fd/{fd}") == path and os.stat(f"/proc/{memory.pid}/fd/{fd}").st_size == MEMORY_MIB << 20
     assert memory.device == f"{MEMORY_MIB} MiB of RAM"
-    assert re.search(r"memory backend: pc\.ram\s+size:\s+4194304", monitor("kl-c1", "info memdev").replace("\r", ""))
+    assert re.search(rf"memory backend: pc\.ram\s+size:\s+{MEMORY_MIB << 20}", monitor("kl-c1", "info memdev").replace("\r", ""))
 
 
 def test_the_disk_is_the_one_virsh_and_qemu_know_and_takes_data(of_c1):

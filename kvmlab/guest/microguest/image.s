@@ -122,7 +122,7 @@
         mov edi, LAPIC
         mov dword ptr [\di + 0x0f0], 0x100 + SPURIOUS   # on
         mov dword ptr [\di + 0x350], 0x10000            # LINT0 masked
-        mov dword ptr [\di + 0x360], 0x10000            # LINT1 too
+        mov dword ptr [\di + 0x360], 0x00400            # LINT1 is NMI: nobody sends one, and if so it is to be told
         .endm
 
         .macro wake_others di, bits, magic=0x3230
@@ -154,8 +154,7 @@
 2:
         .endm
 
-        .macro exceptions target        # 16 bytes each
-        .p2align 4
+        .macro exceptions target        # 16 bytes each, from an address that is a multiple of 16
         .set v, 0
         .rept 32
         .if (v != 8) && (v < 10 || v > 14) && (v != 17) && (v != 21) && (v != 29) && (v != 30)
@@ -580,6 +579,7 @@ panic:  cmp qword ptr [rsp + 16], USER + (user_leave - user_code)
         mov [rbp + S_PANIC], eax
         jmp stop
 
+        .p2align 4
 exceptions64:
         exceptions panic
 
@@ -675,6 +675,7 @@ panic32:                                # stack: vector, error code, eip, ...
         hlt
         jmp 1b
 
+        .p2align 4
 exceptions32:
         exceptions panic32
 
