@@ -83,7 +83,7 @@ class Shape:
     program: ClassVar[str] = "qemu-system-x86_64"
 
     def command(self, image: LinuxImage) -> list[str]:
-        """What boots it, to a prompt with ``-serial mon:stdio`` added. Pure.
+        """What boots it, to a prompt with ``-serial stdio`` added. Pure.
 
         One thread runs all vCPUs in turn. With threads of their own, more vCPUs than host CPUs wait for each other's locks:
         128 on a busy host of two took 80 s to boot in turn, and over 600 s otherwise.
