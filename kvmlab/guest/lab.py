@@ -220,8 +220,7 @@ class GuestLab:
             When no guest of that name runs.
 
         """
-        domain = self.domain(name)
-        process, root = self._process(name, domain.UUIDString()), SysRoot("/")
+        domain, process, root = self._running(name)
         with explained(f"Asking for the XML of '{name}'"):
             xml = domain.XMLDesc()
         rows = subsystems.rows(root, process, xml, self._virsh)
@@ -239,12 +238,15 @@ class GuestLab:
             When no guest of that name runs.
 
         """
-        domain = self.domain(name)
-        process, root = self._process(name, domain.UUIDString()), SysRoot("/")
+        domain, process, root = self._running(name)
         with explained(f"Asking for the statistics of '{name}'"):
             answers = self.connection.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_VCPU)
             known = layers.Domain(domain.ID(), answers[0][1] if answers else {}, self.uri, self._virsh)
         return self._frame(layers.rows(root, process, known), "layers", layers.unavailable(root, process, known))
+
+    def _running(self, name: str) -> tuple[libvirt.virDomain, vcpus.Process, SysRoot]:
+        domain = self.domain(name)
+        return domain, self._process(name, domain.UUIDString()), SysRoot("/")
 
     @property
     def _virsh(self) -> str:

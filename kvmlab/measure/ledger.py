@@ -32,7 +32,8 @@ def ledger(samples: pd.DataFrame) -> pd.DataFrame:
     """Where the wall clock of each vCPU went: one row a vCPU thread that was sampled twice or more.
 
     The residual is what neither running nor waiting nor being blocked explains; it is below 0 where they overlap. The
-    kernel brings run_s up to date once a tick, which alone makes some milliseconds.
+    kernel brings run_s up to date once a tick, which alone makes some milliseconds. Much of it is left by threads that block and
+    wake all the time, such as two vCPUs that contend for QEMU's lock: they are seen in state R, and no counter grows.
 
     Parameters
     ----------

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmlab import Host
+from kvmlab import Host, cpulist
 from kvmlab.columns import frame
 from kvmlab.host import isolation
 from kvmlab.host.sysroot import SysRoot
@@ -112,8 +114,10 @@ def test_a_guest_with_a_cpuset_partition_shows_it():
 
 def test_this_machines_interrupts_are_those_of_its_files():
     rows = Host().isolation()
-    for row in rows.itertuples():
-        for irq in [n for n in str(row.irqs).replace("-", ",").split(",") if n.isdigit()]:
-            with open(f"/proc/irq/{irq}/smp_affinity_list") as file:
-                assert file.read().strip()
+    said = {(row.cpu, irq) for row in rows.itertuples() if isinstance(row.irqs, str) for irq in cpulist.parse(row.irqs)}
+    allowed = {}
+    for path in Path("/proc/irq").glob("[0-9]*/smp_affinity_list"):
+        allowed[int(path.parent.name)] = cpulist.parse(path.read_text())
+    assert {irq for _, irq in said} == {irq for irq, cpus in allowed.items() if cpus}
+    assert all(cpu in allowed[irq] for cpu, irq in said)
     assert rows["cpu"].tolist() == Host().cpus()["cpu"].tolist()

@@ -174,20 +174,20 @@ def test_names_of_cgroups_become_numbers_and_stay_apart():
     assert scrubber.path("sys/fs/cgroup/alices.slice") == "sys/fs/cgroup/group0"
 
 
-def test_nobody_but_root_reads_everything_and_the_recording_says_what_was_refused(tmp_path):
+def test_what_was_refused_stands_in_the_recording_as_the_reason(tmp_path):
     class Refusing(SysRoot):
         """A fake: as root nothing is refused, and what is refused to others depends on the machine."""
 
         def read_bytes(self, path):
-            if path.endswith("cpuinfo_max_freq") or path.endswith("cpu0/topology/core_id"):
+            if path.endswith("cpu_capacity"):
                 self.refused.add(path)
                 return None
             return super().read_bytes(path)
 
     host = Host()
     host.root = Refusing("/")
-    host.record(tmp_path / "me.tar")
-    assert "no permission to read" in Host.open(tmp_path / "me.tar").cpus().attrs["unavailable"].get("core", "") or (
-        Host.open(tmp_path / "me.tar").cpus()["core"].notna().all()
-    )
-    assert "sys/devices/system/cpu/cpu0/topology/core_id" in Host.open(tmp_path / "me.tar").root.manifest["refused"]
+    manifest = host.record(tmp_path / "me.tar")
+    cpus = Host.open(tmp_path / "me.tar").cpus()
+    assert manifest["refused"] == [f"sys/devices/system/cpu/cpu{cpu}/cpu_capacity" for cpu in sorted(cpus["cpu"], key=str)]
+    assert cpus["capacity"].isna().all() and cpus["core"].notna().all()
+    assert cpus.attrs["unavailable"]["capacity"] == "no permission to read /sys/devices/system/cpu/cpu0/cpu_capacity"

@@ -145,11 +145,3 @@ def test_what_a_vcpu_feels_inside_is_what_it_waited_for_outside(either):
 def test_a_guest_without_steal_record_gives_na_with_the_reason(tcg_lab):
     steal = tcg_lab.start("kw-a").steal()
     assert steal["steal_s"].isna().all() and steal.attrs["unavailable"]["steal_s"] == "only KVM writes a steal record"
-
-
-def test_gaps_of_a_vcpu_alone_are_short_and_few(either):
-    guest = either.start("kw-a")
-    guest.work("spin")
-    time.sleep(0.5)
-    rows = guest.gaps()
-    assert rows["longest_s"].iloc[0] < 2 and rows["gaps"].iloc[0] >= 0
