@@ -11,8 +11,10 @@ _HOMES = {
     "Host": "kvmlab.host.host",
     "KvmlabError": "kvmlab.errors",
     "Lab": "kvmlab.lab",
+    "TwoHosts": "kvmlab.lab",
     "cpulist": "kvmlab.host.cpulist",
     "measure": "kvmlab.measure",
+    "models": "kvmlab.guest.models",
     "plots": "kvmlab.plots",
 }
 

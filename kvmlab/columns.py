@@ -162,6 +162,23 @@ FRAMES: dict[str, tuple[Column, ...]] = {
         mem_kib | Int64   | KiB | memory it was given                                        | virDomainGetInfo
         boots   | Int64   |     | starts since power-on; more than 1: resets survived        | the lab guest's control page
     """),
+    "numbers": _table("""
+        guest   | string |  | name of the guest                                              | virDomainGetName
+        vcpu    | Int64  |  | number within its guest, for libvirt and QEMU                  | name of the thread
+        asked   | string |  | socket:die:core:thread that its XML asks for                   | libvirt's XML: cpu/topology
+        qemu    | string |  | socket:die:core:thread that QEMU gave it                       | QMP: query-cpus-fast
+        seen    | string |  | socket:die:core:thread that it sees itself                     | its CPUID
+        apic_id | Int64  |  | number of its interrupt controller, from which it sees that    | its CPUID, leaf 1
+        node    | Int64  |  | its NUMA cell                                                  | QMP: query-cpus-fast
+        tid     | Int64  |  | the thread that runs it                                        | /proc/PID/task
+        cpu     | Int64  |  | the host CPU it last ran on                                    | proc(5) stat, field 39
+    """),
+    "compared_topology": _table("""
+        vcpu  | Int64   |  | number within its guest                                       | kvmlab
+        asked | string  |  | socket:die:core:thread that was asked for                     | the caller
+        seen  | string  |  | socket:die:core:thread that the guest sees; counted within the level above | its CPUID
+        same  | boolean |  | no difference                                                 | kvmlab
+    """),
     "vcpus": _table("""
         time_s       | Float64 | s | when the row was read, on the monotonic clock             | clock_gettime(2)
         guest        | string  |   | name of the guest                                         | virDomainGetName
@@ -250,6 +267,99 @@ FRAMES: dict[str, tuple[Column, ...]] = {
         high        | Float64 |     | its upper end                                                    | bootstrap over the runs
         repeats     | Int64   |     | runs that gave a share                                           | measure.modes
         turns_per_s | Float64 | 1/s | turns of work of the whole guest: the median of all runs         | the lab guest's control page
+    """),
+    "moves": _table("""
+        guest        | string  |     | name of the guest                                                     | Lab.migrate
+        accel        | string  |     | kvm or tcg                                                            | the guest's Lab
+        vcpus        | Int64   |     | vCPUs it has                                                          | Lab.migrate
+        source       | string  |     | host that it left                                                     | Lab.migrate
+        destination  | string  |     | host that it came to                                                  | Lab.migrate
+        seconds      | Float64 | s   | how long the move took, from asking for it to libvirt's answer        | clock_gettime(2)
+        pause_s      | Float64 | s   | how long the guest stood still: between the last turn there and the first here, of its last vCPU | its turns, read about a thousand times a second
+        gap_s        | Float64 | s   | longest time between two turns meanwhile, as the guest sees it itself | its time stamp counter
+        downtime_s   | Float64 | s   | how long libvirt says that it stood still                             | virDomainGetJobStats: downtime
+        memory_kib   | Float64 | KiB | memory to be moved, also QEMU's own for its devices                   | virDomainGetJobStats: memory_total
+        sent_kib     | Float64 | KiB | what was sent for it                                                  | virDomainGetJobStats: memory_processed
+        pages_sent   | Int64   |     | pages sent, those that were sent again too                            | virDomainGetJobStats: memory_normal
+        pages_zero   | Int64   |     | pages of zeros, of which only that was told                           | virDomainGetJobStats: memory_constant
+        rounds       | Int64   |     | passes over the memory                                                | virDomainGetJobStats: memory_iteration
+        pages_again  | Int64   |     | of all these, pages that were told again, for they were written to meanwhile | virDomainGetJobStats
+    """),
+    "migration": _table("""
+        time_s | Float64 | s | when it was read, on the monotonic clock                       | clock_gettime(2)
+        guest  | string  |   | name of the guest                                              | Lab.migrate
+        vcpu   | Int64   |   | number within its guest                                        | Lab.migrate
+        host   | string  |   | where it ran then                                              | in which QEMU's memory its turns rise
+        turns  | Int64   |   | turns of work done so far, of all kinds                        | the lab guest's control page
+    """),
+    "pingpong": _table("""
+        cpu_a         | Int64   |    | host CPU that vCPU 0 was pinned to                                | measure.pingpong
+        cpu_b         | Int64   |    | host CPU that vCPU 1 was pinned to; not below cpu_a               | measure.pingpong
+        relation      | string  |    | nearest of same CPU, SMT siblings, same cluster (or L2), same L3, same node, across nodes | Host.cpus
+        repeat        | Int64   |    | which run of this pair, from 0                                    | measure.pingpong
+        round_trips   | Int64   |    | times that the cache line went to and fro                         | the lab guest's control page
+        seconds       | Float64 | s  | length of the run                                                 | clock_gettime(2)
+        round_trip_ns | Float64 | ns | one round trip: the run's mean                                    | seconds and round_trips
+        waited_s      | Float64 | s  | of the run, both vCPUs together: could run and waited for their host CPU | proc(5) schedstat, field 2
+    """),
+    "cpu_models": _table("""
+        arch        | string  |  | architecture, as `uname -m` says it                         | as asked
+        model       | string  |  | its name                                                    | virConnectGetCPUModelNames
+        vendor      | string  |  | of the processors that it is like: Intel, AMD, IBM, ...     | cpu_map, or domain capabilities
+        kvm         | boolean |  | KVM here can give all its flags, as libvirt says            | domain capabilities: usable
+        tcg         | boolean |  | TCG can                                                     | domain capabilities: usable
+        kvm_missing | string  |  | the flags in KVM's way; empty: none                         | <blockers>, or QEMU: query-cpu-definitions
+        tcg_missing | string  |  | the flags in TCG's way                                      | <blockers>, or QEMU: query-cpu-definitions
+        deprecated  | boolean |  | not to be used any more                                     | domain capabilities: deprecated
+        alias_of    | string  |  | the version of the model that QEMU takes for the name       | QEMU: query-cpu-definitions
+        versions    | string  |  | all versions of it, with the names that stand for them      | QEMU: query-cpu-definitions
+        inherits    | string  |  | the model that it takes its flags over from                 | cpu_map
+        features    | Int64   |  | how many flags it has, inherited ones too                   | cpu_map
+    """),
+    "cpu_expansion": _table("""
+        model    | string  |  | the named model that libvirt makes of it                                | virConnectBaselineHypervisorCPU
+        flag     | string  |  | by libvirt's name                                                       | virConnectBaselineHypervisorCPU
+        possible | boolean |  | KVM or TCG here can give it                                             | the same, and of host-model
+        origin   | string  |  | model, added (beyond the model), or taken out (of it)                   | virConnectBaselineHypervisorCPU
+    """),
+    "asked_got": _table("""
+        guest   | string  |  | name of the guest                                                 | the Lab
+        flag    | string  |  | by libvirt's name                                                 | cpu_map
+        linux   | string  |  | as a Linux inside would show it in /proc/cpuinfo; several may be  | guest/cpuid_flags.txt
+        asked   | boolean |  | the <cpu> element of its XML asks for it, by model or by name     | virDomainGetXMLDesc, cpu_map
+        live    | boolean |  | libvirt believes that the guest has it                            | virDomainGetXMLDesc, live
+        got     | boolean |  | the guest's own CPUID shows it                                    | CPUID
+        verdict | string  |  | got, dropped, added, or not told (by CPUID)                       | asked and got
+        why     | string  |  | as far as libvirt's view tells it                                 | live
+    """),
+    "cpu_trials": _table("""
+        accel    | string  |  | kvm or tcg                                                        | the Lab
+        model    | string  |  | as asked                                                          | cpu_table.trials
+        match    | string  |  | as asked; NA: left out, which is "exact"                          | cpu_table.trials
+        check    | string  |  | as asked; NA: left out, and libvirt chooses                       | cpu_table.trials
+        fallback | string  |  | as asked; NA: left out, which is "allow"                          | cpu_table.trials
+        starts   | boolean |  | a guest came up with it                                           | virDomainCreateXML
+        words    | string  |  | those in which libvirt refused                                    | virDomainCreateXML
+        becomes  | string  |  | the model that the running guest has in libvirt's eyes            | virDomainGetXMLDesc
+        got      | Int64   |  | how many flags the guest's CPUID shows                            | CPUID
+        added    | string  |  | flags that it has and that were not asked                         | CPUID, cpu_map
+        dropped  | string  |  | flags that were asked and that it has not                         | CPUID, cpu_map
+    """),
+    "will_start": _table("""
+        model   | string  |  | CPU model                                                                  | libvirt's cpu_map
+        host    | string  |  | name of the host                                                           | Host.name
+        starts  | boolean |  | the host has all of its flags; NA: only unknown ones are in question       | flags against cpu_map
+        missing | string  |  | flags that stand in the way, as the kernel names them; empty: none         | flags against cpu_map
+        unknown | string  |  | flags of it that the host may have: /proc/cpuinfo does not show them       | flags against cpu_map
+        vendor  | string  |  | whose model it is; NA: anybody's                                           | libvirt's cpu_map
+        host_vendor | string |  | whose processor the host has                                            | /proc/cpuinfo: vendor_id
+    """),
+    "will_migrate": _table("""
+        source     | string  |  | name of the host that the guest runs on                                 | Host.name
+        target     | string  |  | name of the host that it is to move to                                  | Host.name
+        moves      | boolean |  | same vendor, and the target has all that a guest can have of the source | flags of both
+        in_the_way | string  |  | flags that the target lacks, as the kernel names them; empty: none      | flags of both
+        best_model | string  |  | the CPU model of most flags that both have; NA between vendors          | flags of both, libvirt's cpu_map
     """),
 }
 

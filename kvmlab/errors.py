@@ -27,3 +27,7 @@ class PinError(KvmlabError):
 
 class RecordingError(KvmlabError):
     """A file or folder that is no recording of a machine, or not safe to read as one."""
+
+
+class CpuModelError(KvmlabError, ValueError):
+    """A CPU model or flag that libvirt does not know, a list of them that cannot be read, or CPUs with nothing in common."""

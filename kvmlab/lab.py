@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvmlab.columns import documents
+from kvmlab.guest import two_hosts
 from kvmlab.guest.lab import GuestLab
+from kvmlab.guest.two_hosts import HostGuests
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
+    from kvmlab.guest.guest import Guest
+    from kvmlab.guest.migration import Move
     from kvmlab.widgets import PinGrid
+
+_MOVE_S = 3  # a move is shown, where somebody may be looking
 
 
 class Lab(GuestLab):
@@ -56,3 +64,115 @@ class Lab(GuestLab):
         from kvmlab.widgets import PinGrid
 
         return PinGrid(self)
+
+
+class HostLab(HostGuests, Lab):
+    """The Lab of one of two hosts: a Lab whose guests can move."""
+
+    def migrate(self, name: str, to: HostLab, *, cpu: str | None = None, xml: str | None = None, progress: bool | None = None) -> Move:
+        """Move a running guest to the other host, live. Ctrl-C aborts that, and the guest stays where it is.
+
+        Parameters
+        ----------
+        name : str
+            A guest of this Lab.
+        to : Lab
+            The other one of the same ``TwoHosts()``.
+        cpu : str, optional
+            The CPU that the destination shall give it, as for ``start``; its own by default. libvirt refuses another one.
+        xml : str, optional
+            All of the domain XML that the destination shall run it by: a changed ``lab.domain(name).XMLDesc()``.
+        progress : bool, optional
+            Show how far it has come; by default in a terminal or notebook.
+
+        Returns
+        -------
+        Move
+            ``.guest`` is the guest, on the other host now; ``.result`` a frame of one row: how long it took, how long the guest
+            stood still, what was copied; ``.samples`` its turns all the while, for ``plots.migration``.
+
+        Raises
+        ------
+        GuestError
+            When libvirt refuses, with its words, or the move breaks off: the guest still runs here then.
+
+        Examples
+        --------
+        >>> with TwoHosts() as (a, b):                        # doctest: +SKIP
+        ...     c1 = a.start("c1", vcpus=2)
+        ...     c1.work("spin")
+        ...     print(a.migrate("c1", b))
+        ...     c1.counters()
+        """
+        from kvmlab.guest import migration
+        from kvmlab.measure.progress import Progress
+
+        with Progress(_MOVE_S, progress) as bar:
+            return migration.migrate(self, name, to, cpu, xml, bar.tell)
+
+    def save(self, name: str, path: str | Path | None = None) -> Path:
+        """Stop a guest and write it to a file, from which ``restore`` brings it back on either host; the file's path.
+
+        Parameters
+        ----------
+        name : str
+            A guest of this Lab.
+        path : str, optional
+            Where; the user that QEMU runs as must be able to write there. By default a place that goes with the ``TwoHosts``.
+
+        Raises
+        ------
+        GuestError
+            When libvirt refuses; the guest still runs then.
+        """
+        from kvmlab.guest import migration
+
+        return migration.save(self, name, path)
+
+    def restore(self, path: str | Path, *, cpu: str | None = None, xml: str | None = None) -> Guest:
+        """Bring a saved guest back here; it goes on where it was.
+
+        Parameters
+        ----------
+        path : str
+            What ``save`` returned.
+        cpu, xml : str, optional
+            As for ``migrate``.
+
+        Raises
+        ------
+        GuestError
+            When libvirt refuses; the file stays.
+        """
+        from kvmlab.guest import migration
+
+        return migration.restore(self, path, cpu, xml)
+
+
+class TwoHosts(two_hosts.TwoHosts):
+    """Two "hosts" on this machine: two Labs on two private libvirt daemons, between which running guests move.
+
+    No root is needed; started by root, the daemons and their guests belong to an unprivileged user. Their files are in one
+    folder in /tmp, and all of it is gone when the with-block ends or this Python process does, however it does.
+
+    Parameters
+    ----------
+    accel : {"auto", "kvm", "tcg"}
+        As for ``Lab``, on both hosts; "auto" takes KVM only where the user that QEMU runs as may open /dev/kvm.
+
+    Raises
+    ------
+    ConnectError
+        When a daemon does not start; it says what that said.
+
+    Examples
+    --------
+    >>> with TwoHosts() as (a, b):                            # doctest: +SKIP
+    ...     a.start("c1").work("spin")
+    ...     moved = a.migrate("c1", b)
+    ...     plots.migration(moved.samples)
+
+    Without a with-block: ``a, b = hosts = TwoHosts()``, and ``hosts.close()`` at the end.
+    """
+
+    lab_class = HostLab

@@ -12,11 +12,14 @@ from kvmlab.guest.daemon import Daemon, hold_log_daemon
 
 try:
     import libvirt
+    import libvirt_qemu
 except ImportError as error:
     raise ConnectError(
         "The Python package libvirt-python is missing or cannot load its C library. "
         "Install it: pip install libvirt-python (on Debian and Ubuntu it needs: apt install libvirt-dev pkg-config gcc python3-dev)."
     ) from error
+
+__all__ = ["connect", "default_uri", "explained", "libvirt", "libvirt_qemu"]
 
 libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors are raised; stderr stays clean
 

@@ -28,14 +28,20 @@ _LOG_SOCKET = "/run/libvirt/virtlogd-sock"
 _PATH = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/sbin:/bin"
 
 
+def program() -> str:
+    """The daemon's path."""
+    found = next((path for name in ("libvirtd", "virtqemud") if (path := shutil.which(name, path=_PATH))), None)
+    if found is None:
+        raise ConnectError("There is no libvirt daemon on this machine: apt install libvirt-daemon-system qemu-system-x86.")
+    return found
+
+
 class Daemon:
     """The daemons behind qemu:///system."""
 
     def __init__(self) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (theirs for as long as they run)
-        self._program = next((path for name in ("libvirtd", "virtqemud") if (path := shutil.which(name, path=_PATH))), None)
-        if self._program is None:
-            raise ConnectError("There is no libvirt daemon on this machine: apt install libvirt-daemon-system qemu-system-x86.")
+        self._program = program()
 
     def start(self, connect: Callable, patience_s: float = 15):
         """Start what is not there and return what `connect` returns once it succeeds.

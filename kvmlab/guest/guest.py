@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import socket
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmlab.columns import documents, frame
 from kvmlab.errors import GuestError
+from kvmlab.guest import cpuid, cpuid_flags, cpuid_topology
+from kvmlab.guest.cpuid import Leaves
 from kvmlab.guest.microguest import works
-from kvmlab.guest.microguest.page import WORK_NAMES, ControlPage, wait_until
+from kvmlab.guest.microguest.page import LEAVES, WORK_NAMES, ControlPage, wait_until
 from kvmlab.guest.spec import GuestSpec
 from kvmlab.guest.vcpus import Process
 from kvmlab.host import tsc
@@ -25,11 +28,16 @@ ANSWER_S = 4.5  # a guest that is not up, or does not take up its work, by then 
 class Guest:
     """A running lab guest, made by ``lab.start``. `destroy` is the Lab's way to end it."""
 
-    def __init__(self, spec: GuestSpec, process: Process, destroy: Callable[[], None], bell: str):
+    def __init__(self, spec: GuestSpec, process: Process, destroy: Callable[[], None], log: Path | None = None):
+        self.attach(spec, process, destroy, log)
+
+    def attach(self, spec: GuestSpec, process: Process, destroy: Callable[[], None], log: Path | None = None) -> None:
+        """Be the guest that runs in this process: at its start, and again after a move."""
+        self.log = log
         self.name, self.uuid, self.accel, self.vcpus = spec.name, spec.uuid, spec.accel, spec.vcpus
         self.process, self.destroy = process, destroy
-        self._bell = os.open(bell, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-        process.page = self.page = ControlPage(process.pid, spec.vcpus)
+        self._bell = _connect(spec.name, spec.bell)
+        process.page = self.page = ControlPage(process.pid, spec.apic_ids)
         self._wait(lambda: not self.page.silent(), lambda: f"vCPUs {self.page.silent()} did not come up")
 
     def __repr__(self) -> str:
@@ -58,7 +66,7 @@ class Guest:
             For an unknown work, parameter or vCPU, and for a guest that is gone, stopped on an exception or does not answer.
         """
         chosen = self._chosen(vcpus)
-        parameters = works.parameters(work, chosen, self.vcpus, parameter)
+        parameters = works.parameters(work, chosen, self.page.apic_ids, parameter)
         self.check()
         self._must_be_able(work, chosen)
         for vcpu, value in zip(chosen, parameters, strict=True):
@@ -78,7 +86,7 @@ class Guest:
     def _ring(self) -> None:
         """Wake the halted vCPUs; a line that is full of rings has woken them already."""
         with suppress(BlockingIOError):
-            os.write(self._bell, b"!")
+            self._bell.send(b"!")
 
     def cpuid(self, leaf: int, subleaf: int = 0, vcpu: int = 0) -> tuple[int, int, int, int]:
         """What CPUID says to this vCPU: eax, ebx, ecx, edx. The vCPU interrupts its work for it.
@@ -91,13 +99,59 @@ class Guest:
         for name, number in (("leaf", leaf), ("subleaf", subleaf)):
             if not isinstance(number, int) or not 0 <= number < 1 << 32:
                 raise GuestError(f"CPUID {name} {number!r}: write a number from 0 to 0xffffffff.")
+        return self._ask(vcpu, [(leaf, subleaf)])[0]
+
+    def cpuid_all(self, vcpu: int = 0) -> Leaves:
+        """What CPUID says to this vCPU in every leaf and subleaf that it has: (leaf, subleaf) -> eax, ebx, ecx, edx.
+
+        Raises
+        ------
+        GuestError
+            For an unknown vCPU, and a guest that does not answer.
+        """
+        return cpuid.walk(lambda questions: self._ask(vcpu, questions))
+
+    def _ask(self, vcpu: int, questions: Sequence[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
         self._chosen(vcpu)
         self.check()
         self._must_be_able("idle", [vcpu])
-        question = self.page.ask(vcpu, leaf, subleaf)
-        self._ring()
-        self._wait(lambda: self.page.answer(vcpu, question), lambda: f"vCPU {vcpu} did not answer what CPUID says")
-        return self.page.answer(vcpu, question)
+        answers = []
+        for begin in range(0, len(questions), LEAVES):
+            number = self.page.ask(vcpu, questions[begin : begin + LEAVES])
+            self._ring()
+            self._wait(lambda: self.page.answers(vcpu, number), lambda: f"vCPU {vcpu} did not answer what CPUID says")  # noqa: B023
+            answers += self.page.answers(vcpu, number)
+        return answers
+
+    @documents("cpus")
+    def topology(self) -> pd.DataFrame:
+        """One row a vCPU, in the columns of ``Host.cpus()``: the topology and the caches as CPUID shows them inside of the guest.
+
+        Source: leaves 1, 4, 0xB, 0x1F, 0x8000001D and 0x8000001E, asked of each vCPU.
+
+        Examples
+        --------
+        >>> g.topology()[["cpu", "socket", "core", "smt", "l3"]]                             # doctest: +SKIP
+
+        """
+        rows = cpuid_topology.rows(self._everybody())
+        result = frame(rows, "cpus", cpuid_topology.unavailable())
+        result.attrs["host"] = f"guest {self.name}"
+        return result
+
+    @documents("flags")
+    def flags(self) -> pd.DataFrame:
+        """One row a CPU flag that CPUID shows inside of the guest, in the words of ``Host.flags()``; `cpus` are its vCPUs.
+
+        Examples
+        --------
+        >>> set(Host().flags().flag) - set(g.flags().flag)                                   # doctest: +SKIP
+
+        """
+        return frame(cpuid_flags.rows(self._everybody()), "flags")
+
+    def _everybody(self) -> dict[int, Leaves]:
+        return {vcpu: self.cpuid_all(vcpu) for vcpu in range(self.vcpus)}
 
     @documents("steal")
     def steal(self) -> pd.DataFrame:
@@ -149,9 +203,10 @@ class Guest:
     def _log_tail(self) -> str:
         """What QEMU said last, from libvirt's log of the guest."""
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        for folder in (Path("/var/log/libvirt/qemu"), Path(cache, "libvirt/qemu/log")):
+        logs = [Path(folder, f"{self.name}.log") for folder in ("/var/log/libvirt/qemu", f"{cache}/libvirt/qemu/log")]
+        for log in [self.log] if self.log else logs:
             try:
-                lines = (folder / f"{self.name}.log").read_text(errors="replace").splitlines()
+                lines = log.read_text(errors="replace").splitlines()
             except OSError:
                 continue
             said = [line for line in lines if not line.endswith("\\") and "=" not in line.partition(" ")[0]]
@@ -161,6 +216,15 @@ class Guest:
     def close(self) -> None:
         """Let go of its memory and its bell."""
         self.page.close()
-        if self._bell >= 0:
-            os.close(self._bell)
-            self._bell = -1
+        self._bell.close()
+
+
+def _connect(name: str, bell: str) -> socket.socket:
+    line = socket.socket(socket.AF_UNIX)
+    try:
+        line.connect(bell)
+    except OSError as error:
+        line.close()
+        raise GuestError(f"'{name}' cannot be woken: its serial line at {bell} does not answer ({error.strerror or error}).") from error
+    line.setblocking(False)
+    return line

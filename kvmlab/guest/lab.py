@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import atexit
 import os
+import shlex
 import shutil
 import signal
-import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from kvmlab.columns import documents, frame
 from kvmlab.errors import GuestError, KvmlabError, PlanError
 from kvmlab.guest import accel as acceleration
-from kvmlab.guest import devices as hardware
-from kvmlab.guest import image, layers, subsystems, vcpus
+from kvmlab.guest import folder as folders
+from kvmlab.guest import image, layers, numbers, subsystems, vcpus
 from kvmlab.guest.connection import connect, default_uri, explained, libvirt
+from kvmlab.guest.devices import wanted, write_disk
 from kvmlab.guest.guest import Guest
+from kvmlab.guest.lab_cpus import CpuModels
 from kvmlab.guest.microguest.page import wait_until
 from kvmlab.guest.pinning import Plan, restore
+from kvmlab.guest.shape import shape
 from kvmlab.guest.spec import GuestSpec
 from kvmlab.host.sysroot import SysRoot
 
@@ -40,11 +43,13 @@ _STATES = {
 }
 
 
-class GuestLab:
+class GuestLab(CpuModels):
     """Guests on one libvirt. ``kvmlab.Lab`` is this with what measures and shows them.
 
     Guests are transient and auto-destroyed: when the Python process goes, however it goes, libvirt removes them.
     """
+
+    _start_flags = libvirt.VIR_DOMAIN_START_AUTODESTROY
 
     def __init__(self, uri: str | None = None, *, accel: str = "auto", allow_changes: bool = False):
         self.uri = uri or default_uri()
@@ -52,9 +57,9 @@ class GuestLab:
         self._allow_changes = allow_changes
         self._mine: dict[str, Guest | None] = {}  # by uuid; None while it is being started
         self._seen: dict[str, vcpus.Process] = {}
-        self._disks: dict[str, Path] = {}
+        self._folders: dict[str, Path] = {}
         self._undo: list[list] = []
-        hardware.sweep()
+        folders.sweep()
         self._image, self._folder = image.readable(self.uri)
         self._connection, self._log = connect(self.uri)
         atexit.register(self.close)
@@ -77,24 +82,48 @@ class GuestLab:
             raise KvmlabError("This Lab is closed: open another one with Lab().")
         return self._connection
 
-    def start(self, name: str, vcpus: int = 1, devices: str | None = None) -> Guest:
+    def start(
+        self,
+        name: str,
+        vcpus: int | None = None,
+        devices: str | None = None,
+        *,
+        cpu: str | None = None,
+        topology: str | None = None,
+        cells: Sequence[str] | None = None,
+        distances: Sequence[Sequence[int]] | None = None,
+        pins: str | None = None,
+    ) -> Guest:
         """Start a lab guest and return once all its vCPUs take work; they are idle.
 
         Parameters
         ----------
         name : str
             Its name for libvirt, as `virsh list` will show it.
-        vcpus : int
-            1 to 64.
+        vcpus : int, optional
+            1 to 64. By default as many as the topology has, or 1.
         devices : "all", optional
             Give it a disk of 1 MiB (qcow2, served by an I/O thread), a network card (user-mode: no privileges, no tap) and
             a VNC display on a private UNIX socket. The lab guest has no drivers: they are there in QEMU, to be looked at
             with ``lab.subsystems``, and idle.
+        cpu : str, optional
+            A CPU model ("Westmere"), "host-model", "host-passthrough", "maximum", or what ``lab.cpu_xml`` returns. By
+            default libvirt's own choice, which is QEMU's default model.
+        topology : str, optional
+            Sockets x dies x cores x threads, as in "2x1x2x2", or "host-like": the shape of the host CPUs in `pins`, or of
+            the first `vcpus` of this host. By default each vCPU is a socket.
+        cells : list of str, optional
+            NUMA cells: the vCPUs of each, as in ["0-3", "4-7"].
+        distances : list of lists, optional
+            How far the cells are from each other: a row a cell, 10 to itself.
+        pins : str, optional
+            A host CPU for each vCPU, as in "0-3": each is pinned to its own before this returns.
 
         Raises
         ------
         GuestError
-            For a name that is taken, for other devices, and for a guest that does not come up; nothing is left of it.
+            For a name that is taken, for other devices, for a CPU model, topology or cells that cannot be, and for a guest
+            that does not come up; nothing is left of it.
 
         Examples
         --------
@@ -103,26 +132,41 @@ class GuestLab:
         ...     c1.work("spin")
         ...     lab.vcpus()[["guest", "vcpu", "cpu", "allowed_cpus"]]
         """
-        spec = GuestSpec(name, vcpus, self.accel, str(self._image))
-        disk = hardware.disk_path(spec) if hardware.wanted(devices) else None
+        asked = shape(vcpus, topology, cells, distances, pins)
+        model = cpu if cpu is None else self._known_cpu(cpu)
+        uuid = str(uuid4())
+        folder = self._folder_of(uuid)
+        spec = GuestSpec(name, asked.vcpus, self.accel, str(self._image), str(folder), uuid, wanted(devices), model, *asked[1:3])
         self._refuse_taken(name)
-        self._mine[spec.uuid] = None
+        self._mine[uuid] = None
         try:
-            if disk:
-                spec = self._with_disk(spec, disk)
+            self._make_folder(spec)
             with explained(f"Starting guest '{name}'"):
-                domain = self.connection.createXML(spec.xml(), libvirt.VIR_DOMAIN_START_AUTODESTROY)
-                bell = ET.fromstring(domain.XMLDesc()).find("devices/serial/source").get("path")
-            guest = self._mine[spec.uuid] = Guest(spec, self._process(name, spec.uuid), lambda: self._destroy(spec.uuid), bell)
+                self.connection.createXML(spec.xml(), self._start_flags)
+            guest = self._mine[uuid] = Guest(*self._attachment(spec))
+            if asked.pins:
+                Plan(self, {(name, vcpu): cpu for vcpu, cpu in enumerate(asked.pins)}).apply()
+                self._undo.pop()  # its own pins from the start: nothing to go back to
         except BaseException:  # Ctrl-C too: a guest that was half started must not stay
-            self._destroy(spec.uuid)
+            self._destroy(uuid)
             raise
         return guest
 
-    def _with_disk(self, spec: GuestSpec, path: Path) -> GuestSpec:
-        self._disks[spec.uuid] = path
-        hardware.write_disk(path)
-        return replace(spec, disk=str(path))
+    def _attachment(self, spec: GuestSpec) -> tuple:
+        """What a Guest needs to be attached to its process here."""
+        return spec, self._process(spec.name, spec.uuid), lambda: self._destroy(spec.uuid)
+
+    def _folder_of(self, uuid: str) -> Path:
+        return folders.path(uuid)
+
+    def _find(self, guests: Iterable[tuple[str, str]]) -> dict[str, vcpus.Process]:
+        return vcpus.find(guests)
+
+    def _make_folder(self, spec: GuestSpec) -> None:
+        self._folders[spec.uuid] = Path(spec.folder)
+        folders.make(Path(spec.folder))
+        if spec.devices:
+            write_disk(Path(spec.disk))
 
     def _refuse_taken(self, name: str) -> None:
         if name in {domain.name() for domain in self._domains(0)}:
@@ -132,7 +176,7 @@ class GuestLab:
 
     def _destroy(self, uuid: str) -> None:
         guest = self._mine.pop(uuid, None)
-        process = self._seen.pop(uuid, None) or vcpus.find([("", uuid)]).get(uuid)
+        process = self._seen.pop(uuid, None) or self._find([("", uuid)]).get(uuid)
         try:
             self.connection.lookupByUUIDString(uuid).destroy()
         except libvirt.libvirtError:
@@ -141,8 +185,8 @@ class GuestLab:
         if process:
             wait_until(lambda: not process.alive(), 5)
             wait_until(lambda: not self._listed(uuid), 5)  # libvirt takes a moment to notice the end of one that was killed
-        if disk := self._disks.pop(uuid, None):
-            hardware.remove_disk(disk)
+        if folder := self._folders.pop(uuid, None):
+            folders.remove(folder)
         if guest:
             guest.close()
 
@@ -173,7 +217,7 @@ class GuestLab:
     def _process(self, name: str, uuid: str) -> vcpus.Process:
         known = self._seen.get(uuid)
         if known is None or not known.alive():
-            self._seen |= vcpus.find([(name, uuid)])
+            self._seen |= self._find([(name, uuid)])
             known = self._seen.get(uuid)
         if known is None or not known.alive():
             raise GuestError(f"'{name}' has no QEMU process on this machine: it ended, or {self.uri} is another machine.")
@@ -183,7 +227,7 @@ class GuestLab:
         """The QEMU processes of all running guests, started by this Lab or not."""
         running = {domain.UUIDString(): domain.name() for domain in self._domains()}
         self._seen = {uuid: process for uuid, process in self._seen.items() if uuid in running and process.alive()}
-        self._seen |= vcpus.find([(name, uuid) for uuid, name in running.items() if uuid not in self._seen])
+        self._seen |= self._find([(name, uuid) for uuid, name in running.items() if uuid not in self._seen])
         return sorted((process.look() for process in self._seen.values()), key=lambda process: process.guest)
 
     @documents("guests")
@@ -244,6 +288,21 @@ class GuestLab:
             known = layers.Domain(domain.ID(), answers[0][1] if answers else {}, self.uri, self._virsh)
         return self._frame(layers.rows(root, process, known), "layers", layers.unavailable(root, process, known))
 
+    @documents("numbers")
+    def numbers(self, name: str) -> pd.DataFrame:
+        """One row a vCPU of a running guest: what libvirt, QEMU, the guest itself and the host call it.
+
+        Raises
+        ------
+        PlanError
+            When no guest of that name runs.
+
+        """
+        domain, process, _ = self._running(name)
+        only_own = dict.fromkeys(("seen", "apic_id"), "only this Lab's own guests can be asked for their CPUID")
+        unavailable = only_own | {"node": "this guest has no NUMA cells"}
+        return self._frame(list(numbers.rows(domain, process, self._mine.get(domain.UUIDString()))), "numbers", unavailable)
+
     def _running(self, name: str) -> tuple[libvirt.virDomain, vcpus.Process, SysRoot]:
         domain = self.domain(name)
         return domain, self._process(name, domain.UUIDString()), SysRoot("/")
@@ -251,7 +310,7 @@ class GuestLab:
     @property
     def _virsh(self) -> str:
         """How to call virsh for this libvirt."""
-        return "virsh" if self.uri == default_uri() else f"virsh -c {self.uri}"
+        return "virsh" if self.uri == default_uri() else f"virsh -c {shlex.quote(self.uri)}"
 
     def _frame(self, rows: list[tuple], kind: str, unavailable: Mapping[str, str]) -> pd.DataFrame:
         result = frame(rows, kind, unavailable)

@@ -8,6 +8,7 @@ libvirt: a Plan moves the rest with sched_setaffinity(2), so that "emulator" mea
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -70,7 +71,7 @@ class Plan:
 
     def commands(self) -> list[str]:
         """The same in virsh's words, to learn and to paste; ``taskset`` for emulator threads that virsh may leave out."""
-        virsh = "virsh" if self._lab.uri == default_uri() else f"virsh -c {self._lab.uri}"
+        virsh = "virsh" if self._lab.uri == default_uri() else f"virsh -c {shlex.quote(self._lab.uri)}"
         lines = []
         for pin in self.pins:
             cpus, process = cpulist.format(pin.cpus), self._lab.process(pin.guest)

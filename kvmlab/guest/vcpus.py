@@ -58,13 +58,17 @@ class Process:
         return stat is not None and stat.start_ticks == self.start_ticks and stat.state not in "ZX"
 
 
-def find(guests: Iterable[tuple[str, str]]) -> dict[str, Process]:
-    """The processes of guests given as (name, uuid), by uuid; guests without one here are left out."""
+def find(guests: Iterable[tuple[str, str]], within: str = "") -> dict[str, Process]:
+    """The processes of guests given as (name, uuid), by uuid; guests without one here are left out.
+
+    Of a guest on the move there are two with the same uuid: `within` is a folder that the right one's command line names.
+    """
     wanted = {uuid.encode(): (name, uuid) for name, uuid in guests}
     found = {}
     for pid in ROOT.numbered("proc") if wanted else ():
-        words = (ROOT.read_bytes(f"proc/{pid}/cmdline") or b"").split(b"\0")
-        if b"-uuid" in words and (known := wanted.get(words[words.index(b"-uuid") + 1])):
+        line = ROOT.read_bytes(f"proc/{pid}/cmdline") or b""
+        words = line.split(b"\0")
+        if within.encode() in line and b"-uuid" in words and (known := wanted.get(words[words.index(b"-uuid") + 1])):
             stat = read_stat(ROOT, pid, pid)
             if stat and stat.state not in "ZX":
                 found[known[1]] = Process(*known, pid, stat.start_ticks)

@@ -5,7 +5,11 @@ One palette everywhere (Okabe-Ito, which colour-blind people can tell apart), on
 
 from kvmlab.plots.layers import layers, layers_in_words
 from kvmlab.plots.machine import machine
+from kvmlab.plots.machines import machines, machines_in_words
+from kvmlab.plots.migration import migration, migration_in_words
+from kvmlab.plots.models import will_migrate, will_migrate_in_words, will_start, will_start_in_words
 from kvmlab.plots.modes import exits, life, modes, modes_in_words
+from kvmlab.plots.pingpong import pingpong, pingpong_in_words, pingpong_runs
 from kvmlab.plots.placement import placement, rates
 from kvmlab.plots.style import PALETTE
 from kvmlab.plots.usage import cpu_times, cpu_times_in_words, threads_per_cpu, threads_per_cpu_in_words
@@ -21,10 +25,21 @@ __all__ = [
     "life",
     "machine",
     "machine_in_words",
+    "machines",
+    "machines_in_words",
+    "migration",
+    "migration_in_words",
     "modes",
     "modes_in_words",
+    "pingpong",
+    "pingpong_in_words",
+    "pingpong_runs",
     "placement",
     "rates",
     "threads_per_cpu",
     "threads_per_cpu_in_words",
+    "will_migrate",
+    "will_migrate_in_words",
+    "will_start",
+    "will_start_in_words",
 ]

@@ -34,7 +34,7 @@ def in_source() -> dict[str, int]:
     return {name: int(value, 0) for name, value in re.findall(r"\.set (\w+),\s+(0x[0-9a-f]+|\d+)\s", SOURCE.read_text())}
 
 
-OFFSETS = [name for name in vars(page) if re.fullmatch("CTRL|SLOTS|SLOT_SIZE|AREA_KIB|[CS]_[A-Z0-9]+", name)]
+OFFSETS = [name for name in vars(page) if re.fullmatch("CTRL|LEAVES|SLOTS|SLOT_SIZE|AREA_KIB|[CS]_[A-Z0-9]+", name)]
 
 
 @pytest.mark.parametrize("name", OFFSETS)

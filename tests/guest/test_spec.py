@@ -18,7 +18,7 @@ UUID = "6a1f1f3e-0000-4000-8000-000000000001"
 
 @pytest.mark.parametrize("accel, vcpus", [("kvm", 2), ("tcg", 16)])
 def test_the_domain_xml_is_the_golden_one(accel, vcpus):
-    xml = GuestSpec("c1", vcpus, accel, "/opt/kvmlab/image.bin", UUID).xml()
+    xml = GuestSpec("c1", vcpus, accel, "/opt/kvmlab/image.bin", "/run/kvmlab-c1", UUID).xml()
     golden = GOLDEN / f"{accel}-{vcpus}.xml"
     if os.environ.get("KVMLAB_REGENERATE"):
         golden.write_text(xml)
@@ -26,7 +26,7 @@ def test_the_domain_xml_is_the_golden_one(accel, vcpus):
 
 
 def test_a_guest_with_devices_is_the_golden_one():
-    xml = GuestSpec("c1", 2, "kvm", "/opt/kvmlab/image.bin", UUID, "/run/kvmlab/c1.qcow2").xml()
+    xml = GuestSpec("c1", 2, "kvm", "/opt/kvmlab/image.bin", "/run/kvmlab-c1", UUID, devices=True).xml()
     golden = GOLDEN / "kvm-2-devices.xml"
     if os.environ.get("KVMLAB_REGENERATE"):
         golden.write_text(xml)
@@ -36,13 +36,13 @@ def test_a_guest_with_devices_is_the_golden_one():
 @pytest.mark.parametrize("name", ["", "a b", "-c1", "c1\n", "a" * 51, "c/1", "<c1>", "ü", None, 7])
 def test_a_name_that_a_shell_or_libvirt_would_misread_is_refused(name):
     with pytest.raises(KvmlabError, match="Guest name"):
-        GuestSpec(name, 1, "tcg", "/image")
+        GuestSpec(name, 1, "tcg", "/image", "/run/kvmlab-c1")
 
 
 @pytest.mark.parametrize("vcpus", [0, 65, -1, 1.5, "2", True, None])
 def test_a_number_of_vcpus_the_image_cannot_run_is_refused(vcpus):
     with pytest.raises(KvmlabError, match="1 to 64"):
-        GuestSpec("c1", vcpus, "tcg", "/image")
+        GuestSpec("c1", vcpus, "tcg", "/image", "/run/kvmlab-c1")
 
 
 @pytest.mark.parametrize("devices", ["disk", "ALL", "", True, False, ["all"], 1])
@@ -74,4 +74,4 @@ def test_no_path_of_an_image_breaks_the_xml(path):
     import xml.etree.ElementTree as ET
 
     printable = "".join(character for character in path if character.isprintable())
-    assert (ET.fromstring(GuestSpec("c1", 1, "tcg", printable).xml()).findtext("os/loader") or "") == printable
+    assert (ET.fromstring(GuestSpec("c1", 1, "tcg", printable, "/run/kvmlab-c1").xml()).findtext("os/loader") or "") == printable

@@ -22,7 +22,7 @@ from kvmlab.guest.microguest.works import parameters
     ],
 )
 def test_each_vcpu_gets_the_number_that_its_work_takes(work, vcpus, parameter, numbers):
-    assert parameters(work, vcpus, 4, parameter) == numbers
+    assert parameters(work, vcpus, range(4), parameter) == numbers
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_each_vcpu_gets_the_number_that_its_work_takes(work, vcpus, parameter, n
 )
 def test_what_a_work_cannot_be_done_with_is_named(work, vcpus, parameter, words):
     with pytest.raises(KvmlabError, match=words):
-        parameters(work, vcpus, 4, parameter)
+        parameters(work, vcpus, range(4), parameter)
 
 
 @given(st.sampled_from(sorted(WORK)), st.lists(st.integers(0, 63), max_size=8), st.none() | st.integers())
 def test_every_number_fits_into_the_guests_slot(work, vcpus, parameter):
     try:
-        numbers = parameters(work, vcpus, 64, parameter)
+        numbers = parameters(work, vcpus, range(64), parameter)
     except KvmlabError:
         return
     assert len(numbers) == len(vcpus) and all(0 <= number < 1 << 32 for number in numbers)

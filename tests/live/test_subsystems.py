@@ -15,7 +15,8 @@ import pytest
 
 from kvmlab import KvmlabError, Lab
 from kvmlab.errors import PlanError
-from kvmlab.guest import devices, subsystems
+from kvmlab.guest import folder as folders
+from kvmlab.guest import subsystems
 from kvmlab.guest.connection import libvirt
 from kvmlab.guest.microguest.page import wait_until
 from kvmlab.guest.spec import MEMORY_MIB
@@ -34,8 +35,8 @@ def monitor(guest: str, command: str) -> str:
     return said("virsh", "qemu-monitor-command", "--hmp", guest, command)
 
 
-def disks_left() -> set[str]:
-    return {folder.name for folder in devices._place().glob("kvmlab-disk-*")}
+def folders_left() -> set[str]:
+    return {folder.name for folder in folders.place().glob("kvmlab-guest-*")}
 
 
 @pytest.fixture(params=["auto", "tcg"])
@@ -164,17 +165,17 @@ def test_a_guest_that_does_not_run_is_an_error_that_names_those_that_do(lab):
 
 @pytest.mark.parametrize("wrong", ["disk", True, ["all"]])
 def test_other_devices_are_refused_before_anything_is_made(lab, wrong):
-    before = disks_left()
+    before = folders_left()
     with pytest.raises(KvmlabError, match=r"write 'all'"):
         lab.start("kl-c1", devices=wrong)
-    assert "kl-c1" not in lab.guests()["guest"].tolist() and disks_left() == before
+    assert "kl-c1" not in lab.guests()["guest"].tolist() and folders_left() == before
 
 
 # ---- nothing outlives a Lab
 
 
 def test_disk_and_socket_are_gone_with_the_guest(live):
-    before = disks_left()
+    before = folders_left()
     with Lab() as lab:
         guests = [lab.start(f"kl-c{n}", devices="all") for n in (1, 2)]
         files = [
@@ -184,16 +185,16 @@ def test_disk_and_socket_are_gone_with_the_guest(live):
         guests[0].destroy()
         assert [os.path.exists(file) for file in files] == [False, False, True, True]
         said("virsh", "destroy", "kl-c2")
-    assert not any(map(os.path.exists, files)) and disks_left() == before
+    assert not any(map(os.path.exists, files)) and folders_left() == before
 
 
-def test_a_start_that_fails_leaves_no_disk(live, tmp_path):
-    before = disks_left()
+def test_a_start_that_fails_leaves_no_folder(live, tmp_path):
+    before = folders_left()
     with Lab(accel="tcg") as lab:
         lab._image = tmp_path / "missing.bin"
         with pytest.raises(KvmlabError, match=r"missing\.bin"):
             lab.start("kl-c1", devices="all")
-        assert disks_left() == before
+        assert folders_left() == before
 
 
 KILLED = """
@@ -205,22 +206,22 @@ input()
 """
 
 
-def test_the_next_lab_removes_the_disk_of_one_that_was_killed_and_no_others(live):
-    before = disks_left()
+def test_the_next_lab_removes_the_folder_of_one_that_was_killed_and_no_others(live):
+    before = folders_left()
     with Lab(accel="tcg") as onlooker:
         onlooker.start("kl-c1", devices="all")
-        mine = disks_left()
+        mine = folders_left()
         python = subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         qemu = int(python.stdout.readline())
-        assert len(disks_left() - mine) == 1
+        assert len(folders_left() - mine) == 1
         python.send_signal(signal.SIGKILL)
         python.communicate()
         assert wait_until(lambda: not os.path.exists(f"/proc/{qemu}/exe"), 10, 0.1)
-        assert len(disks_left() - mine) == 1
+        assert len(folders_left() - mine) == 1
         with Lab(accel="tcg"):
-            assert disks_left() == mine
+            assert folders_left() == mine
         assert one(onlooker.subsystems("kl-c1"), "storage").behind.startswith("fd ")
-    assert disks_left() == before
+    assert folders_left() == before
 
 
 # ---- guests of other making

@@ -6,7 +6,6 @@ import pytest
 
 from kvmlab import KvmlabError
 from kvmlab.guest.microguest.page import WORK, wait_until
-from kvmlab.guest.spec import GuestSpec
 
 RUNNING = [work for work in WORK if work not in ("idle", "stop")]
 
@@ -102,12 +101,8 @@ def test_sixty_four_vcpus_come_up_and_work(either):
     assert wait_until(lambda: turns(guest, "cpuid")[63] > 10, 10)
 
 
-def test_a_processor_without_long_mode_answers_and_spins(either, monkeypatch):
-    """The model is put into the XML by hand: choosing models is not part of this Lab yet."""
-    xml = GuestSpec.xml
-    model = '<cpu mode="custom" match="exact"><model fallback="allow">qemu32</model></cpu><devices>'
-    monkeypatch.setattr(GuestSpec, "xml", lambda spec: xml(spec).replace("<devices>", model))
-    guest = either.start("kw-a", vcpus=2)
+def test_a_processor_without_long_mode_answers_and_spins(either):
+    guest = either.start("kw-a", vcpus=2, cpu="qemu32")
     assert guest.page.bits() == 32 and not guest.cpuid(0x80000001)[3] >> 29 & 1
     guest.work("spin")
     before = turns(guest, "spin")

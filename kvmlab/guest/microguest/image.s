@@ -41,11 +41,9 @@
         .set S_CALL,    0x10            # w u32 raised by one whenever something below has changed
         .set S_WORK,    0x14            # w u32 the work it should do
         .set S_PARAM,   0x18            # w u32 its parameter
-        .set S_ASK,     0x1c            # w u32 number of a question: what does CPUID say
-        .set S_LEAF,    0x20            # w u32   in this leaf
-        .set S_SUBLEAF, 0x24            # w u32   and this subleaf?
-        .set S_TOLD,    0x28            # r u32 the question that was answered last
-        .set S_ANSWER,  0x30            # r u32[4] eax, ebx, ecx, edx
+        .set S_ASK,     0x1c            # w u32 number of a list of questions: what does CPUID say? (see S_LEAVES)
+        .set S_COUNT,   0x20            # w u32 questions in it, 1 to LEAVES
+        .set S_TOLD,    0x28            # r u32 the list that was answered last
         .set S_PANIC,   0x40            # r u32 1 + vector of the exception that stopped it
         .set S_ERROR,   0x44            # r u32 the exception's error code
         .set S_RIP,     0x48            # r u64 where it happened
@@ -63,6 +61,7 @@
         .set S_GDT,     0x200           # this vCPU's own descriptors: one TSS each
         .set S_GDTR,    0x250
         .set S_TSS,     0x280
+        .set S_LEAVES,  0x300           # LEAVES questions: w u32 leaf, u32 subleaf, r u32[4] eax, ebx, ecx, edx
         .set S_FAULT,   0xc00           # top of the stack for exceptions
         .set S_TOP,     0x1000          # top of the stack
 
@@ -84,6 +83,7 @@
         .set TURN,      10000
         .set KERNEL_TURN, 1000
         .set LINES,     1024
+        .set LEAVES,    64
         .set GAP,       200000          # ticks of the time stamp counter: some 0.1 ms
         .set BELL,      0x40            # interrupt vectors: the serial line,
         .set IPI,       0x41            # another vCPU
@@ -152,6 +152,25 @@
         in  al, dx
         jmp 1b
 2:
+        .endm
+
+        .macro answer_questions ax, si, bp
+        mov eax, [\bp + S_ASK]
+        push \ax
+        lea \si, [\bp + S_LEAVES]
+        mov edi, [\bp + S_COUNT]
+1:      mov eax, [\si]
+        mov ecx, [\si + 4]
+        cpuid
+        mov [\si + 8], eax
+        mov [\si + 12], ebx
+        mov [\si + 16], ecx
+        mov [\si + 20], edx
+        add \si, 24
+        dec edi
+        jnz 1b
+        pop \ax
+        mov [\bp + S_TOLD], eax
         .endm
 
         .macro exceptions target        # 16 bytes each, from an address that is a multiple of 16
@@ -277,15 +296,7 @@ again:  mov eax, [rbp + S_CALL]         # after a turn in ring 0
         jne next
         jmp turn
 
-answer: mov edi, eax
-        mov eax, [rbp + S_LEAF]
-        mov ecx, [rbp + S_SUBLEAF]
-        cpuid
-        mov [rbp + S_ANSWER], eax
-        mov [rbp + S_ANSWER + 4], ebx
-        mov [rbp + S_ANSWER + 8], ecx
-        mov [rbp + S_ANSWER + 12], edx
-        mov [rbp + S_TOLD], edi
+answer: answer_questions rax, rsi, rbp
         jmp next
 
 idle:   sti
@@ -625,19 +636,12 @@ short_mode:
 
 next32: mov eax, [ebp + S_CALL]
         mov [ebp + S_SEEN], eax
-        mov edi, [ebp + S_ASK]
-        cmp edi, [ebp + S_TOLD]
-        je  1f
-        mov eax, [ebp + S_LEAF]
-        mov ecx, [ebp + S_SUBLEAF]
-        cpuid
-        mov [ebp + S_ANSWER], eax
-        mov [ebp + S_ANSWER + 4], ebx
-        mov [ebp + S_ANSWER + 8], ecx
-        mov [ebp + S_ANSWER + 12], edx
-        mov [ebp + S_TOLD], edi
+        mov eax, [ebp + S_ASK]
+        cmp eax, [ebp + S_TOLD]
+        je  4f
+        answer_questions eax, esi, ebp
         jmp next32
-1:      mov eax, [ebp + S_WORK]
+4:      mov eax, [ebp + S_WORK]
         mov [ebp + S_ACK], eax
         cmp eax, W_SPIN
         je  spin32

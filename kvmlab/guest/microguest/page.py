@@ -9,6 +9,7 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ IMAGE = Path(__file__).with_name("image.bin")
 CTRL, SLOTS, SLOT_SIZE, AREA_KIB = 0x1000, 0x100000, 0x1000, 28672
 C_MAGIC, C_BOOTS, C_BITS = 0x00, 0x08, 0x0C
 S_ALIVE, S_APIC, S_ACK, S_CALL, S_WORK, S_PARAM = 0x00, 0x04, 0x08, 0x10, 0x14, 0x18
-S_ASK, S_LEAF, S_SUBLEAF, S_TOLD, S_ANSWER = 0x1C, 0x20, 0x24, 0x28, 0x30
+S_ASK, S_COUNT, S_TOLD, S_LEAVES, LEAVES = 0x1C, 0x20, 0x28, 0x300, 64
 S_PANIC, S_ERROR, S_RIP, S_CR2, S_IPIS = 0x40, 0x44, 0x48, 0x50, 0x58
 S_GAP_MAX, S_GAP_SUM, S_GAPS, S_STEAL, S_STEALS, S_TURNS = 0x68, 0x70, 0x78, 0x80, 0xC0, 0x100
 MAGIC = b"KVMLAB02"
@@ -39,7 +40,8 @@ WORK = {
     "stop": 12,
 }
 WORK_NAMES = {number: name for name, number in WORK.items()}
-TURNS = struct.Struct("<16Q")
+TURNS, QUESTION, ANSWER = struct.Struct("<16Q"), struct.Struct("<2I"), struct.Struct("<4I")
+ENTRY_SIZE = QUESTION.size + ANSWER.size
 
 
 class Gaps(NamedTuple):
@@ -65,10 +67,10 @@ class Panic(NamedTuple):
 
 
 class ControlPage:
-    """A running lab guest's shared RAM, from the memory file of its QEMU process."""
+    """A running lab guest's shared RAM, from the memory file of its QEMU process. Each vCPU's slot is found by its APIC id."""
 
-    def __init__(self, pid: int, vcpus: int):
-        self.vcpus = vcpus
+    def __init__(self, pid: int, apic_ids: Sequence[int]):
+        self.apic_ids, self.vcpus = apic_ids, len(apic_ids)
         fd = os.open(_memory_file(pid), os.O_RDWR | os.O_CLOEXEC)
         try:
             self._ram = mmap.mmap(fd, os.fstat(fd).st_size)
@@ -76,7 +78,7 @@ class ControlPage:
             os.close(fd)
 
     def _slot(self, vcpu: int) -> int:
-        return SLOTS + vcpu * SLOT_SIZE  # one socket a vCPU: QEMU numbers APIC ids as it numbers vCPUs
+        return SLOTS + self.apic_ids[vcpu] * SLOT_SIZE
 
     def _u32(self, vcpu: int, offset: int) -> int:
         return struct.unpack_from("<I", self._ram, self._slot(vcpu) + offset)[0]
@@ -97,6 +99,10 @@ class ControlPage:
         """64, or 32 on a processor without long mode."""
         return struct.unpack_from("<I", self._ram, CTRL + C_BITS)[0]
 
+    def apic_id(self, vcpu: int) -> int:
+        """As the vCPU itself read it."""
+        return self._u32(vcpu, S_APIC)
+
     def work(self, vcpu: int) -> str | None:
         """What the vCPU does now."""
         return WORK_NAMES.get(self._u32(vcpu, S_ACK))
@@ -107,18 +113,22 @@ class ControlPage:
         self._put(vcpu, S_WORK, WORK[work])
         self._call(vcpu)
 
-    def ask(self, vcpu: int, leaf: int, subleaf: int) -> int:
-        """Ask what CPUID says; the number of the question, for `answer`."""
+    def ask(self, vcpu: int, questions: Sequence[tuple[int, int]]) -> int:
+        """Ask what CPUID says in up to LEAVES (leaf, subleaf); the number of the list, for `answers`."""
         number = self._u32(vcpu, S_ASK) + 1 & 0xFFFFFFFF
-        self._put(vcpu, S_LEAF, leaf)
-        self._put(vcpu, S_SUBLEAF, subleaf)
+        for n, question in enumerate(questions):
+            QUESTION.pack_into(self._ram, self._slot(vcpu) + S_LEAVES + n * ENTRY_SIZE, *question)
+        self._put(vcpu, S_COUNT, len(questions))
         self._put(vcpu, S_ASK, number)
         self._call(vcpu)
         return number
 
-    def answer(self, vcpu: int, number: int) -> tuple[int, int, int, int] | None:
-        """eax, ebx, ecx and edx, once the question was answered."""
-        return struct.unpack_from("<4I", self._ram, self._slot(vcpu) + S_ANSWER) if self._u32(vcpu, S_TOLD) == number else None
+    def answers(self, vcpu: int, number: int) -> list[tuple[int, int, int, int]] | None:
+        """eax, ebx, ecx and edx of each question, once the list was answered."""
+        if self._u32(vcpu, S_TOLD) != number:
+            return None
+        first = self._slot(vcpu) + S_LEAVES + QUESTION.size
+        return [ANSWER.unpack_from(self._ram, first + n * ENTRY_SIZE) for n in range(self._u32(vcpu, S_COUNT))]
 
     def _put(self, vcpu: int, offset: int, value: int) -> None:
         struct.pack_into("<I", self._ram, self._slot(vcpu) + offset, value)
@@ -129,6 +139,10 @@ class ControlPage:
     def gaps(self, vcpu: int) -> Gaps:
         """When it wanted to run and did not, as it sees it itself."""
         return Gaps(*(self._u64(vcpu, offset) for offset in (S_GAP_MAX, S_GAP_SUM, S_GAPS)))
+
+    def forget_longest_gap(self, vcpu: int) -> None:
+        """Look for the longest one from now on."""
+        struct.pack_into("<Q", self._ram, self._slot(vcpu) + S_GAP_MAX, 0)
 
     def steal_ns(self, vcpu: int) -> int | None:
         """What KVM tells it of the same; None where KVM does not, or another hypervisor runs it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kvmlab.errors import GuestError
 from kvmlab.guest.microguest.page import AREA_KIB, WORK
 
@@ -9,8 +11,8 @@ OF_32_BIT = ("idle", "spin")
 _RANGES = {"memory": (4, AREA_KIB, 4096, "KiB"), "device": (1, AREA_KIB, 1024, "KiB"), "lock": (0, 1_000_000, 1000, "rounds")}
 
 
-def parameters(work: str, vcpus: list[int], count: int, parameter: int | None) -> list[int]:
-    """The number that each of these vCPUs, of `count`, gets with its work.
+def parameters(work: str, vcpus: list[int], apic_ids: Sequence[int], parameter: int | None) -> list[int]:
+    """The number that each of these vCPUs gets with its work, in a guest whose vCPUs have these APIC ids.
 
     Raises
     ------
@@ -22,9 +24,9 @@ def parameters(work: str, vcpus: list[int], count: int, parameter: int | None) -
     if parameter is not None and (not isinstance(parameter, int) or isinstance(parameter, bool)):
         raise GuestError(f"Work '{work}', parameter {parameter!r}: write a whole number.")
     if work == "ipi":
-        return [_other(vcpu, count, parameter) for vcpu in vcpus]
+        return [apic_ids[_other(vcpu, len(apic_ids), parameter)] for vcpu in vcpus]
     if work == "ping-pong":
-        return _pairs(vcpus, parameter)
+        return _pairs(vcpus, apic_ids, parameter)
     return [_in_range(work, parameter)] * len(vcpus)
 
 
@@ -46,7 +48,7 @@ def _other(vcpu: int, count: int, parameter: int | None) -> int:
     return target
 
 
-def _pairs(vcpus: list[int], parameter: int | None) -> list[int]:
+def _pairs(vcpus: list[int], apic_ids: Sequence[int], parameter: int | None) -> list[int]:
     if parameter is not None or len(vcpus) % 2 or len(set(vcpus)) < len(vcpus):
         raise GuestError(f"Work 'ping-pong' is done in pairs, such as vcpus=(0, 1), and takes no parameter; given: {vcpus}, {parameter}.")
-    return [2 * vcpus[n & ~1] + n % 2 for n in range(len(vcpus))]
+    return [2 * apic_ids[vcpus[n & ~1]] + n % 2 for n in range(len(vcpus))]

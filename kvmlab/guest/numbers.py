@@ -1,0 +1,50 @@
+"""What a guest's vCPUs are called: by libvirt, by QEMU, by the guest's own CPUID, and by the host's kernel."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator, Mapping
+
+from kvmlab.guest.connection import explained, libvirt, libvirt_qemu
+from kvmlab.guest.guest import Guest
+from kvmlab.guest.topology import LEVELS, Topology
+from kvmlab.guest.vcpus import Process
+from kvmlab.guest.vcpus import rows as vcpu_rows
+
+_PROPERTIES = ("socket-id", "die-id", "core-id", "thread-id")
+
+
+def rows(domain: libvirt.virDomain, process: Process, guest: Guest | None) -> Iterator[tuple]:
+    """One row a vCPU, in the order of columns.FRAMES["numbers"]."""
+    asked, qemu, inside = _asked(domain, len(process.vcpus)), _qemu(domain), _inside(guest)
+    cpus = {row[2]: row[5] for row in vcpu_rows(process)}
+    for vcpu, tid in sorted(process.vcpus.items()):
+        properties = qemu.get(vcpu, {})
+        place = _text(properties.get(name, 0) for name in _PROPERTIES) if properties else None
+        apic_id = guest.page.apic_id(vcpu) if guest else None
+        yield process.guest, vcpu, asked[vcpu], place, inside.get(vcpu), apic_id, properties.get("node-id"), tid, cpus.get(vcpu)
+
+
+def _asked(domain: libvirt.virDomain, count: int) -> list[str]:
+    """The <topology> of the XML, counted out as QEMU does; without one each vCPU is a socket."""
+    with explained(f"Asking for the XML of '{domain.name()}'"):
+        element = ET.fromstring(domain.XMLDesc()).find("cpu/topology")
+    sizes = (count, 1, 1, 1) if element is None else (int(element.get(level, "1")) for level in LEVELS)
+    return [_text(place) for place in Topology(*sizes).places()]
+
+
+def _qemu(domain: libvirt.virDomain) -> Mapping[int, dict]:
+    """QEMU's own: query-cpus-fast of its monitor protocol. libvirt notes in its log that the monitor was used."""
+    with explained(f"Asking QEMU for the vCPUs of '{domain.name()}'"):
+        answer = libvirt_qemu.qemuMonitorCommand(domain, json.dumps({"execute": "query-cpus-fast"}), 0)
+    return {cpu["cpu-index"]: cpu.get("props", {}) for cpu in json.loads(answer)["return"]}
+
+
+def _inside(guest: Guest | None) -> dict[int, str]:
+    seen = guest.topology()[["cpu", "socket", "die", "core", "smt"]].fillna(0) if guest else None
+    return {} if seen is None else {int(cpu): _text(place) for cpu, *place in seen.itertuples(index=False)}
+
+
+def _text(place: Iterable[int]) -> str:
+    return ":".join(str(int(number)) for number in place)
