@@ -81,7 +81,7 @@ class HostLab(HostGuests, Lab):
         cpu : str, optional
             The CPU that the destination shall give it, as for ``start``; its own by default. libvirt refuses another one.
         xml : str, optional
-            All of the domain XML that the destination shall run it by: a changed ``lab.domain(name).XMLDesc()``.
+            All of the domain XML that the destination shall run it by: a changed ``lab.xml(name)``.
         progress : bool, optional
             Show how far it has come; by default in a terminal or notebook.
 

@@ -6,7 +6,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("kvmlab", deadline=None)  # no test asserts a time
+settings.load_profile("kvmlab")
 REPOSITORY = Path(__file__).parent.parent
 
 

@@ -99,6 +99,11 @@ _ADVICE = (
     ("Cannot find suitable emulator", "Install QEMU: apt install qemu-system-x86."),
     ("does not support virt type", "QEMU here lacks it: apt install qemu-system-x86, or use Lab(accel='tcg')."),
     ("could not find capabilities", "Install QEMU: apt install qemu-system-x86."),
+    (
+        "does not match source",
+        "What a guest was started with stays with it: start it with what both hosts offer, such as their baseline CPU model.",
+    ),
+    ("invtsc flag", "Its time stamp counter promises never to change, and another host cannot keep that: migratable='on' leaves it out."),
     ("Cannot allocate memory", "This machine has no memory left for one more guest."),
     ("Permission denied", "libvirt or QEMU's user lacks a permission on what is named there."),
 )

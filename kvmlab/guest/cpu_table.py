@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -148,7 +147,7 @@ def trials(
     fallback: Sequence[str | None] = (None,),
     name: str = "trial",
 ) -> pd.DataFrame:
-    """Start a guest with each model and each way to ask for it, one after the other; one row a trial.
+    """Start a guest with each model and each way to ask for it; one row a trial. They end together.
 
     Parameters
     ----------
@@ -172,7 +171,11 @@ def trials(
 
     """
     ways = dict.fromkeys(_way(model, *rest) for model in models for rest in itertools.product(match, check, fallback))
-    rows = [_trial(lab, name, way) for way in ways]
+    started: list[Guest] = []
+    try:
+        rows = [_trial(lab, f"{name}-{number}", way, started) for number, way in enumerate(ways)]
+    finally:
+        lab.end(started)
     nothing = {"words": "it started", "added": "it did not start", "dropped": "it did not start", "got": "it did not start"}
     default = {column: "left out: libvirt chooses" for column in ("match", "check", "fallback")}
     return with_reasons(
@@ -184,7 +187,7 @@ def _way(model: str, match: str | None, check: str | None, fallback: str | None)
     return (model, None, check, None) if model in MODES else (model, match, check, fallback)
 
 
-def _trial(lab: GuestLab, name: str, way: tuple) -> tuple:
+def _trial(lab: GuestLab, name: str, way: tuple, started: list[Guest]) -> tuple:
     model, match, check, fallback = way
     element = cpu_xml(model, match, fallback, check)
     begin = (lab.accel, model, match, check, fallback)
@@ -192,12 +195,9 @@ def _trial(lab: GuestLab, name: str, way: tuple) -> tuple:
         guest = lab.start(name, cpu=element)
     except GuestError as error:
         return (*begin, False, _words(error), *(None,) * 4)
-    try:
-        seen = views(lab.connection, guest)
-        becomes = ET.fromstring(lab.domain(name).XMLDesc(0)).findtext("cpu/model")
-    finally:
-        with suppress(GuestError):
-            guest.destroy()
+    started.append(guest)
+    seen = views(lab.connection, guest)
+    becomes = ET.fromstring(lab.domain(name).XMLDesc(0)).findtext("cpu/model")
     return (*begin, True, None, becomes, len(seen.got), *_differences(seen))
 
 

@@ -14,8 +14,8 @@ from kvmlab.host.check import Machine
 from kvmlab.host.host import Host
 
 _ARCHS = {"x86": "x86", "Arm": "arm", "POWER": "ppc64", "s390": "s390x", "RISC-V": "riscv", "LoongArch": "loongarch"}
-# Linux takes la57 off its list where it runs without five levels of page tables, and some 64-bit kernels took sep off theirs, which
-# every 64-bit processor has; KVM gives both to guests all the same.
+# Linux takes these off its list where it does not use them, and KVM gives them to guests all the same: la57 without five levels of
+# page tables; sep with some 64-bit kernels, of recordings of a Xeon and an Opteron: only a hypervisor can make a 64-bit CPU lack it.
 _ALSO_HIDDEN = frozenset(["la57", "sep"])
 _ARCH_CAPABILITIES = 0x10A  # the register whose bits only exist where the flag arch_capabilities does
 _BROKEN_TSX = {60: range(16), 69: range(16), 70: range(16), 63: range(4)}  # Intel family 6: model to steppings; libvirt drops hle and rtm
@@ -32,7 +32,7 @@ _HOST_ONLY = frozenset(
 _ALWAYS_GIVEN = frozenset(["x2apic", "tsc-deadline", "tsc_adjust", "arat", "arch-capabilities", "hypervisor", "umip"])
 
 
-def migratable(features: Iterable[str]) -> frozenset[str]:
+def movable(features: Iterable[str]) -> frozenset[str]:
     """Those that a guest can have and take along: not invtsc and its like, nor what no guest or any guest gets."""
     known = cpumap.load().features()
     return frozenset(feature for feature in features if known[feature].migratable) - _HOST_ONLY - _ALWAYS_GIVEN
@@ -104,6 +104,8 @@ class Cpu:
         vendor = {long: short for short, long in known.vendors().items()}.get(said.get("vendor_id"), said.get("vendor_id"))
         signature = _signature(said)
         features = frozenset(proven(flags, said.get("vendor_id", "")) & known.features().keys())
+        if "lm" in flags and "hypervisor" not in flags:
+            features |= {"sep"}
         hidden = frozenset(feature for feature in known.features() if _hidden(feature, flags)) - features
         if vendor == "Intel" and signature and signature[0] == 6 and signature[2] in _BROKEN_TSX.get(signature[1], ()):
             features -= {"hle", "rtm"}
@@ -121,7 +123,7 @@ class Cpu:
         Examples
         --------
         >>> Cpu.of_model("Westmere")                                                     # doctest: +SKIP
-        Cpu Westmere: Intel, 33 features, made up
+        Cpu Westmere: Intel, 32 features, made up
         """
         found = cpumap.load().model(model)
         return cls(name or model, "x86", found.vendor, found.features, made_up=True, described_as=model)

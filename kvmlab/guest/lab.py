@@ -171,7 +171,8 @@ class GuestLab(CpuModels):
     def _refuse_taken(self, name: str) -> None:
         if name in {domain.name() for domain in self._domains(0)}:
             raise GuestError(
-                f"The name '{name}' is taken on {self.uri}, by another Lab or tool. Choose another, or remove it: virsh destroy {name}."
+                f"The name '{name}' is taken on {self.uri}, by another Lab or tool. "
+                f"Choose another, or remove it: {self._virsh} destroy {name}."
             )
 
     def _destroy(self, uuid: str) -> None:
@@ -367,14 +368,21 @@ class GuestLab(CpuModels):
             self._end()
         return f"{gone} guests gone" + (f", {undone} pins of other guests put back." if undone else ".")
 
-    def _end(self) -> None:
-        for process in [self._seen[uuid] for uuid in self._mine if uuid in self._seen]:
+    def end(self, guests: Iterable[Guest]) -> None:
+        """End several guests of this Lab at once, which is faster than one by one."""
+        self._destroy_all([guest.uuid for guest in guests if guest.uuid in self._mine])
+
+    def _destroy_all(self, uuids: Sequence[str]) -> None:
+        for process in [self._seen[uuid] for uuid in uuids if uuid in self._seen]:
             if process.alive():  # libvirt ends five guests of a connection at a time, and waits for each until it is reaped
                 os.kill(process.pid, signal.SIGKILL)
         with ThreadPoolExecutor(max_workers=16) as pool, suppress(RuntimeError):  # at the interpreter's exit no thread can start:
-            list(pool.map(self._destroy, list(self._mine)))
-        for uuid in list(self._mine):  # one by one, then
+            list(pool.map(self._destroy, uuids))
+        for uuid in [uuid for uuid in uuids if uuid in self._mine]:  # one by one, then
             self._destroy(uuid)
+
+    def _end(self) -> None:
+        self._destroy_all(list(self._mine))
         with suppress(libvirt.libvirtError):  # the daemon may be gone already
             self._connection.close()
         self._connection = None

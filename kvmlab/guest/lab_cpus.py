@@ -126,7 +126,7 @@ class CpuModels:
         check: Sequence[str | None] = (None,),
         fallback: Sequence[str | None] = (None,),
     ) -> pd.DataFrame:
-        """Start a guest with each model in each way of asking for it, one after the other; one row a trial.
+        """Start a guest with each model in each way of asking for it; one row a trial. They end together.
 
         Parameters
         ----------

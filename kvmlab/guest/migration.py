@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from kvmlab.guest.two_hosts import HostGuests
 
-AROUND_S = 0.5  # watched before and after the move
+AROUND_S = 0.4  # watched before and after the move
 _TICK_S = 0.001
 _ASK_S = 0.05  # between two looks at what libvirt says
 _FLAGS = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_TUNNELLED
@@ -48,7 +48,7 @@ class Move:
     result : DataFrame
         One row, of the frame "moves".
     samples : DataFrame
-        One row a vCPU and reading, from half a second before the move to half a second after it: its turns, and on which
+        One row a vCPU and reading, from a moment before the move to a moment after it: its turns, and on which
         host it ran. ``plots.migration`` draws it.
     """
 
@@ -76,12 +76,11 @@ def migrate(
     _refuse_others(source, name, to)
     guest, domain = source.own(name), source.domain(name)
     guest.check()
-    with explained(f"Asking for the XML of '{name}'"):
-        spec, there = _described(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE), to, cpu, xml)
+    spec, there = _described(source.xml(name), to, cpu, xml)
     job = _Job(domain, to, there)
+    to.expect(spec)
     with _Watch(guest, spec, source, to) as watch:
         try:
-            to.expect(spec)
             time.sleep(AROUND_S)
             for vcpu in range(guest.vcpus):
                 guest.page.forget_longest_gap(vcpu)
@@ -224,7 +223,7 @@ def _told(guest: Guest, job: _Job, watch: _Watch, source: HostGuests, to: HostGu
     rows, pause = timeline(watch.readings, source.host.name, to.host.name)
     samples = frame([(when, guest.name, vcpu, host, turns) for when, vcpu, host, turns in rows], "migration")
     with explained(f"Asking what the move of '{guest.name}' took"):
-        said = to.domain(guest.name).jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+        said = to.domain(guest.name).jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED)
     begin, end = job.span
     row = (
         *(guest.name, guest.accel, guest.vcpus, source.host.name, to.host.name, end - begin),
@@ -280,8 +279,8 @@ def restore(lab: HostGuests, path: str | Path, cpu: str | None = None, xml: str 
     file = str(Path(path).absolute())
     with explained(f"Reading {file}"):
         spec, there = _described(lab.connection.saveImageGetXMLDesc(file), lab, cpu, xml)
+    lab.expect(spec)
     try:
-        lab.expect(spec)
         with explained(f"Restoring '{spec.name}' on host {lab.host.name}"):
             lab.connection.restoreFlags(file, there)
         return lab.adopt(spec)
@@ -315,13 +314,14 @@ def _parsed(xml: str) -> ET.Element:
     try:
         return ET.fromstring(xml)
     except (ET.ParseError, TypeError) as error:
-        raise GuestError(f"xml= is no XML of a domain: {error}. Change what lab.domain(name).XMLDesc() returns.") from error
+        raise GuestError(f"xml= is no XML of a domain: {error}. Change what lab.xml(name) returns.") from error
 
 
 def _replace_cpu(domain: ET.Element, cpu: ET.Element) -> None:
-    """Another model; the topology and the NUMA cells stay unless the new one brings its own."""
+    """Another model; the topology, the NUMA cells and how strictly libvirt checks it stay unless the new one brings its own."""
     old = domain.find("cpu")
     if old is not None:
+        cpu.set("check", cpu.get("check") or old.get("check") or "none")
         cpu.extend(part for part in old if part.tag in ("topology", "numa") and cpu.find(part.tag) is None)
         domain.remove(old)
     domain.append(cpu)

@@ -19,7 +19,7 @@ from kvmlab.errors import CpuModelError
 from kvmlab.guest import cpumap
 from kvmlab.guest.cpu_xml import cpu_xml
 from kvmlab.guest.flag_names import shown_as
-from kvmlab.guest.host_cpu import Cpu, migratable
+from kvmlab.guest.host_cpu import Cpu, movable
 from kvmlab.host.host import Host
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ def will_migrate(hosts: Hosts) -> pd.DataFrame:
     --------
     >>> old, new = Cpu.of_model("Westmere"), Cpu.of_model("SandyBridge")                 # doctest: +SKIP
     >>> will_migrate([old, new])[["source", "target", "moves", "in_the_way", "best_model"]]
-            source       target  moves                                in_the_way best_model
-    0     Westmere  SandyBridge   True                                             Westmere
-    1  SandyBridge     Westmere  False  avx pclmulqdq rdtscp tsc_deadline... Westmere
+            source       target  moves                  in_the_way best_model
+    0     Westmere  SandyBridge   True                               Westmere
+    1  SandyBridge     Westmere  False  avx pclmulqdq rdtscp xsave   Westmere
 
     """
     cpus = _cpus(hosts)
@@ -128,16 +128,17 @@ def will_migrate(hosts: Hosts) -> pd.DataFrame:
 def _move_row(source: Cpu, target: Cpu) -> tuple:
     if source.arch != "x86" or target.arch != "x86":
         return source.name, target.name, None if source.arch == target.arch else False, None, None
-    in_the_way = migratable(source.features) - target.features - target.unknown
+    in_the_way = movable(source.features) - target.features - target.unknown
     alike = source.vendor == target.vendor
     return source.name, target.name, alike and not in_the_way, _words(in_the_way), _best_model(source, target) if alike else None
 
 
 def _best_model(source: Cpu, target: Cpu) -> str | None:
-    """The model of most flags that starts on both; of several, the newest."""
+    """The model of most flags that starts on both, of those that libvirt itself chooses for guests."""
     common = source.features & target.features
-    running = [model for model in cpumap.load().models().values() if model.features <= common and model.vendor in (None, source.vendor)]
-    return max(reversed(running), key=lambda model: len(model.features)).name if running else None
+    fit = [model for model in cpumap.load().models().values() if model.decode_guest and model.vendor in (None, source.vendor)]
+    running = [model for model in fit if model.features <= common]
+    return max(running, key=lambda model: len(model.features)).name if running else None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pathlib import Path
 from kvmlab.errors import ConnectError, GuestError
 from kvmlab.guest import accel as acceleration
 from kvmlab.guest import guard, vcpus
-from kvmlab.guest.connection import explained
+from kvmlab.guest.connection import explained, libvirt
 from kvmlab.guest.daemon import program
 from kvmlab.guest.guest import Guest
 from kvmlab.guest.lab import GuestLab
@@ -120,6 +120,11 @@ class HostGuests(GuestLab):
         """Where a guest with this uuid would have its folder here."""
         return self._folder_of(uuid)
 
+    def xml(self, name: str) -> str:
+        """The domain XML of a running guest as a move needs it: with what libvirt would add anyway left out."""
+        with explained(f"Asking for the XML of '{name}'"):
+            return self.domain(name).XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+
     def known_cpu(self, cpu: str) -> str:
         """The <cpu> element of a model's name or of XML, once libvirt knows all its names."""
         return self._known_cpu(cpu)
@@ -128,7 +133,11 @@ class HostGuests(GuestLab):
         """Make room for a guest that is about to come; `drop` takes that back."""
         self._refuse_taken(spec.name)
         self._mine[spec.uuid] = None
-        self._make_folder(spec)
+        try:
+            self._make_folder(spec)
+        except BaseException:
+            self._destroy(spec.uuid)
+            raise
 
     def adopt(self, spec: GuestSpec, guest: Guest | None = None) -> Guest:
         """Take over a guest that has come: the same object where there was one, or a new one."""
@@ -184,7 +193,7 @@ class TwoHosts:
         job = json.dumps({"folder": str(self._folder), "commands": commands, "user": user})
         with tempfile.TemporaryFile("w+") as said:
             streams = {"stdin": subprocess.PIPE, "stdout": said, "stderr": said}
-            self._guard = subprocess.Popen([sys.executable, "-ISs", guard.__file__, job], cwd="/", start_new_session=True, **streams)
+            self._guard = subprocess.Popen([sys.executable, "-IS", guard.__file__, job], cwd="/", start_new_session=True, **streams)
             wait_until(lambda: all(host.answers() for host in hosts) or self._guard.poll() is not None, PATIENCE_S, 0.01)
             if silent := [host.name for host in hosts if not host.answers()]:
                 said.seek(0)

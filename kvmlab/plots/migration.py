@@ -74,7 +74,7 @@ def migration_in_words(samples: pd.DataFrame) -> str:
     if pause is None:
         return f"{text}It did no turns of work, so that nothing says how long it stood still{_libvirts(told)}."
     means = [_mean(told, told["source"], None, 0), _mean(told, told["source"], 0, None), _mean(told, told["destination"], None, None)]
-    before, during, after = (f"{mean / 1e3:,.0f} thousand" if mean is not None else "an unknown number of" for mean in means)
+    before, during, after = ("an unknown number of" if mean is None else _thousands(mean) for mean in means)
     return (
         f"{text}It did {before} turns a second before, {during} while it was copied, stood still for {_ms(pause[1] - pause[0])}"
         f"{_libvirts(told)}, and did {after} on host {told['destination']}."
@@ -120,6 +120,10 @@ def _mean(told: dict, host: str, begin: float | None, end: float | None) -> floa
     when, rate = told["rates"][host]
     chosen = rate[(when >= (-np.inf if begin is None else begin)) & (when < (np.inf if end is None else end))]
     return chosen.mean() if len(chosen) else None
+
+
+def _thousands(turns: float) -> str:
+    return f"{turns / 1e3:,.{0 if turns >= 10e3 else 1}f} thousand"
 
 
 def _ms(seconds: float) -> str:

@@ -15,6 +15,7 @@ from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, blocks, count, expect,
 STARTS, NEAR, FAR, FARTHEST, UNKNOWN, FOREIGN = PALETTE["guest"], "#f2b447", "#fae3b4", "#f6f2ea", "#c4c8cd", "#ffffff"
 SHADES = ((3, NEAR, "1 to 3 flags missing"), (10, FAR, "4 to 10 missing"), (10_000, FARTHEST, "more missing"))
 ENDINGS = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz")
+NOT_ASKED = -1
 TOLD = 8  # hosts: so few have a line each in words, and the best model in each cell
 
 
@@ -46,11 +47,16 @@ def will_start(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def _starts(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
-    """How many flags each host (column) lacks for each model (row), NA where that is not known, and the models' vendors; both in order."""
+    """How many flags each host (column) lacks for each model (row), NA where that is not known, and the models' vendors; both in order.
+
+    A model of another architecture than the host's was not asked for.
+    """
     expect(frame, "will_start", "models.will_start()")
     lacking = frame["missing"].fillna("").str.split().str.len().astype("Int64").where(frame["starts"].notna())
     rows = frame.assign(lacking=lacking)
     table = rows.pivot(index="model", columns="host", values="lacking").reindex(frame["model"].unique())
+    asked = rows.pivot(index="model", columns="host", values="model").reindex(table.index).notna()
+    table = table.where(asked, NOT_ASKED)
     vendors = frame.drop_duplicates("model").set_index("model")["vendor"].fillna("any vendor")
     family = frame.drop_duplicates("host").set_index("host")["host_vendor"].fillna("")
     starts = table.eq(0).fillna(False).astype(bool)
@@ -85,7 +91,7 @@ def will_migrate(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     table, best = _moves(frame)
     few = len(table) <= TOLD
-    ax = ax or _sheet(table, 0.5 if few else 0.24)
+    ax = ax or _sheet(table, 0.6 if few else 0.24)
     foreign = best.isna() & table.notna() & table.ne(0)
     _cells(ax, table, foreign, best if few else None)
     for place in range(len(table)):
@@ -123,29 +129,33 @@ def _move_title(table: pd.DataFrame) -> str:
     pairs = len(table) * (len(table) - 1)
     if not pairs:
         return "One host alone: there is nowhere to move to"
-    return f"Guests move as they are in {int(table.eq(0).sum().sum())} of {count(pairs, 'direction')} between {count(len(table), 'host')}"
+    return f"{int(table.eq(0).sum().sum())} of {count(pairs, 'move')} between {count(len(table), 'host')} go as they are"
 
 
 # ---- what both share
 
 
 def _sheet(table: pd.DataFrame, height: float) -> Axes:
-    """As wide as the columns need, as high as the rows and the longest upright name."""
-    longest = max((text_width(_short(name), 8.5) / 72 for name in table.columns), default=0)
-    return new_axes(min(9.5, max(8.0, 3.2 + 0.3 * len(table.columns))), 1.1 + longest + height * max(3, len(table)))
+    """As wide as names, cells and the title need, as high as the rows and the longest upright name."""
+    beside, below = (max((text_width(_short(name), 8.5) / 72 for name in names), default=0) for names in (table.index, table.columns))
+    width = beside + max(6.6, 0.45 + 0.3 * len(table.columns))
+    return new_axes(min(9.5, width), 1.1 + below + height * max(3, len(table)))
 
 
 def _cells(ax: Axes, table: pd.DataFrame, foreign: pd.DataFrame | None = None, below: pd.DataFrame | None = None) -> None:
     """A cell each, coloured and marked; `below` is written under the mark. A host has none for itself."""
-    size = 7 if len(table) > 20 or len(table.columns) > 15 else 8
-    shown = [(row, column) for row, column in np.ndindex(table.shape) if foreign is None or row != column]
+    size = 7 if below is not None or len(table) > 20 or len(table.columns) > 15 else 8
+    asked = table.ne(NOT_ASKED).fillna(True).to_numpy(dtype=bool)
+    shown = [place for place in np.ndindex(table.shape) if asked[place] and (foreign is None or place[0] != place[1])]
     colors = []
     for row, column in shown:
         lacking = None if pd.isna(table.iat[row, column]) else int(table.iat[row, column])
         other = foreign is not None and bool(foreign.iat[row, column])
         colors.append(UNKNOWN if lacking is None else FOREIGN if other else _shade(lacking))
         mark = "?" if lacking is None else "\u2013" if other else f"{lacking}" if lacking else ""
-        text = mark if below is None or pd.isna(below.iat[row, column]) else f"{mark}\n{below.iat[row, column]}".lstrip()
+        text = (
+            mark if below is None or pd.isna(below.iat[row, column]) else f"{mark}\n{below.iat[row, column]}".lstrip().replace("-", "-\n")
+        )
         if text:
             ax.text(column, row, text, ha="center", va="center_baseline", fontsize=size, color="white" if lacking == 0 else INK)
     if shown:
@@ -158,26 +168,18 @@ def _shade(lacking: int) -> str:
 
 
 def _shade_keys(table: pd.DataFrame) -> list[Patch]:
-    used = {_shade(int(lacking)) for lacking in np.unique(table.stack().dropna().astype(int)) if lacking}
+    used = {_shade(int(lacking)) for lacking in np.unique(table.stack().dropna().astype(int)) if lacking > 0}
     return [Patch(color=color, label=label) for _, color, label in SHADES if color in used]
 
 
 def _separate(ax: Axes, vendors: pd.Series) -> None:
-    """Each vendor's name at the right of its models, and a line between them."""
+    """Each vendor's name at the right of its models, upright where there is room, and a line between them."""
     for vendor in vendors.unique():
         places = np.flatnonzero(vendors == vendor)
         ax.axhline(places.max() + 0.5, color=MUTED, linewidth=0.8)
-        ax.annotate(
-            vendor,
-            (1, places.mean()),
-            (4, 0),
-            ax.get_yaxis_transform(),
-            "offset points",
-            rotation=270,
-            va="center",
-            fontsize=8,
-            color=MUTED,
-        )
+        upright = {"rotation": 270} if len(places) > 3 else {}
+        where = (1, places.mean()), (4, 0), ax.get_yaxis_transform(), "offset points"
+        ax.annotate(vendor, *where, va="center", fontsize=8 if upright else 7, color=MUTED, **upright)
 
 
 def _beside(ax: Axes, missing: pd.Series) -> None:
@@ -185,7 +187,7 @@ def _beside(ax: Axes, missing: pd.Series) -> None:
     for row, flags in enumerate(missing.fillna("")):
         words = flags.split()
         text = " ".join(words[:6]) + (f" and {len(words) - 6} more" if len(words) > 6 else "")
-        ax.annotate(text, (1, row), (18, 0), ax.get_yaxis_transform(), "offset points", va="center_baseline", fontsize=7, color=MUTED)
+        ax.annotate(text, (1, row), (40, 0), ax.get_yaxis_transform(), "offset points", va="center_baseline", fontsize=7, color=MUTED)
 
 
 def _names(ax: Axes, table: pd.DataFrame, frame: pd.DataFrame, size: float) -> None:
@@ -213,8 +215,8 @@ def _finish(ax: Axes, frame: pd.DataFrame, title: str, keys: list[Patch]) -> Non
     for side in ax.spines.values():
         side.set_visible(False)
     ax.legend(
-        handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=max(1, len(keys)), frameon=False, fontsize=8, labelcolor=INK,
-        borderaxespad=0.2, borderpad=0.2, columnspacing=1.2, handlelength=1.2,
+        handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=max(1, len(keys)), frameon=False, fontsize=7.5,
+        labelcolor=INK, borderaxespad=0.2, borderpad=0.2, columnspacing=0.9, handlelength=1.1,
     )  # fmt: skip
 
 

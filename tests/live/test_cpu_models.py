@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvmlab import KvmlabError
-from kvmlab.guest import cpu_models, cpu_table, cpumap
+from kvmlab.guest import cpu_models, cpu_table, cpuid, cpumap
 from kvmlab.guest.cpu_xml import cpu_xml
 from kvmlab.guest.cpuid_flags import libvirt_features
 
@@ -37,7 +37,7 @@ def trials(tcg):
     """Under TCG, where what is there and what is not does not depend on the machine's processor."""
     frames = {
         "plain": cpu_table.trials(tcg, ["qemu32", "maximum", "host-passthrough"], name="hx-trial"),
-        "checked": cpu_table.trials(tcg, ["Westmere"], match=["minimum", "exact", "strict"], check=["full"], name="hx-trial"),
+        "checked": cpu_table.trials(tcg, ["Westmere"], match=["minimum", "exact"], check=["full"], name="hx-trial"),
         "dropped": cpu_table.trials(tcg, ["Skylake-Client"], check=["none", "partial"], name="hx-trial"),
     }
     return {kind: frame.set_index(["model", "match", "check"]) for kind, frame in frames.items()}
@@ -121,7 +121,8 @@ def test_what_was_added_and_dropped_is_what_libvirt_saw_after_the_start(tcg):
     seen = cpu_table.asked_got(tcg.connection, guest)
     shown, live = libvirt_features(guest.cpuid_all()), ET.fromstring(virsh(tcg, "dumpxml", "hx-drop")).findall("cpu/feature")
     guest.destroy()
-    policies = {feature.get("name"): feature.get("policy") for feature in live}
+    told = {name for name, feature in cpumap.load().features().items() if any(place.kind == "cpuid" for place in feature.places)}
+    policies = {feature.get("name"): feature.get("policy") for feature in live if feature.get("name") in told}
     for verdict, policy in (("dropped", "disable"), ("added", "require")):
         assert set(seen["flag"][seen["verdict"] == verdict]) == {name for name in policies if policies[name] == policy}, verdict
     assert set(seen["flag"][seen["got"]]) == shown & set(cpumap.load().features())
@@ -171,18 +172,18 @@ def test_fallback_decides_over_models_that_the_hypervisor_does_not_know(tcg):
 
 
 def test_passthrough_shows_the_hosts_own_name_or_says_why_not(labs):
-    from kvmlab.guest import cpuid
-
     if "kvm" not in labs:
         pytest.skip("no KVM here")
-    row = cpu_table.trials(labs["kvm"], ["host-passthrough"], name="hx-trial").iloc[0]
-    if not row["starts"]:
-        assert row["words"]
+    try:
+        guest = labs["kvm"].start("hx-pass", cpu="host-passthrough")
+    except KvmlabError as error:  # some nested KVMs refuse a register of the host's
+        assert "hx-pass" in str(error)
         return
-    guest = labs["kvm"].start("hx-pass", cpu="host-passthrough")
-    name = cpuid.brand(guest.cpuid_all())
+    leaves, seen = guest.cpuid_all(), cpu_table.asked_got(labs["kvm"].connection, guest)
     guest.destroy()
-    assert name.name == re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)[1]
+    assert cpuid.brand(leaves).name == re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)[1]
+    assert seen["live"].isna().all() and "hands" not in seen.attrs["unavailable"].get("asked", "")
+    assert (seen["verdict"] == "got").sum() > (seen["verdict"] != "got").sum()
 
 
 def test_trials_leave_no_guest_behind(trials, tcg):

@@ -48,6 +48,11 @@ def test_equal_numbers_in_different_sockets_or_dies_are_not_the_same():
     assert _relation(*places(clusters).values()) == "across nodes"
 
 
+def test_cores_that_share_their_l2_are_a_cluster_where_the_kernel_names_none():
+    alike = pd.DataFrame([cpu_row(n, socket=0, core=n, l2=0, l3=0) for n in range(2)], columns=machine(1, 1, 1, 1, 1)[0].columns)
+    assert _relation(*places(alike).values()) == "same cluster"
+
+
 def test_where_nothing_tells_what_they_share_nothing_is_said():
     unknown = pd.DataFrame([cpu_row(n) for n in range(2)], columns=machine(1, 1, 1, 1, 1)[0].columns)
     a, b = places(unknown).values()

@@ -57,6 +57,13 @@ def test_what_is_written_below_a_machine_stays_below_it():
     assert touching(axes) == [] and [clipped(ax) for ax in axes] == [[], []]
 
 
+def test_what_is_written_about_a_machine_stays_in_its_column():
+    axes = plots.machines({name: machine(2, 1, 1, 8, 2)[0] for name in "abcd"})
+    assert any("Each of the smallest boxes" in text for text, _ in extents(axes[0]))
+    for ax, after in itertools.pairwise(axes):
+        assert max(box.x1 for _, box in extents(ax)) < after.get_window_extent().x0
+
+
 def test_machines_in_words_are_a_line_each():
     text = plots.machines_in_words({"this host": MIDDLE, "guest c1": SMALL})
     assert text.splitlines()[1] == f"guest c1: {plots.machine_in_words(SMALL)}."

@@ -1,5 +1,7 @@
 """The heat maps of models and hosts: each cell is the frame's, the order shows generations, and the words say the same."""
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import pytest
 
@@ -8,6 +10,7 @@ from kvmlab.columns import frame
 from kvmlab.errors import KvmlabError
 from kvmlab.plots.models import STARTS, UNKNOWN
 
+DASH = "\u2013"
 LACKING = {  # model and its vendor: flags that the hosts lack
     ("Newest", "Intel"): {"old": "a b c d", "mid": "d", "new": ""},
     ("Oldest", "Intel"): {"old": "", "mid": "", "new": ""},
@@ -47,8 +50,8 @@ def marks(ax):
     return {
         (round(text.get_position()[0]), round(text.get_position()[1])): text.get_text()
         for text in ax.texts
-        if text.get_text()[:1] in "0123456789?–"
-    }  # noqa: RUF001
+        if text.get_text()[:1] in f"0123456789?{DASH}"
+    }
 
 
 def colors(ax):
@@ -88,6 +91,12 @@ def test_what_cannot_be_known_is_a_question_mark_on_grey():
     assert "of 1 it cannot be known" in plots.will_start_in_words(starts(unknown={("Newest", "new")}))
 
 
+def test_a_model_of_another_architecture_has_no_cell():
+    rows = [("Westmere", "x", True, "", "", "Intel", "Intel"), ("cortex-a57", "arm", None, None, None, "ARM", None)]
+    ax = plots.will_start(frame(rows, "will_start"))
+    assert len(colors(ax)) == 2 and list(marks(ax).values()) == ["?"]
+
+
 def test_made_up_hosts_are_called_so():
     assert "none is a machine" in plots.will_start(starts(made_up=("new", "old", "mid"))).get_title("left")
     some = starts(made_up=("old",))
@@ -111,9 +120,9 @@ def test_the_words_name_what_is_nearest():
 def test_moves_stand_by_vendor_with_the_poorest_first():
     ax = plots.will_migrate(moves())
     assert labels(ax.xaxis) == labels(ax.yaxis) == ["old", "new", "amd"]
-    assert marks(ax) == {(0, 1): "2\nOldest", (2, 0): "–", (2, 1): "–", (0, 2): "–", (1, 2): "–"}  # noqa: RUF001
+    assert marks(ax) == {(0, 1): "2\nOldest", (2, 0): DASH, (2, 1): DASH, (0, 2): DASH, (1, 2): DASH}
     assert colors(ax)[1, 0] == STARTS.lower() and (0, 0) not in colors(ax)
-    assert ax.get_title("left") == "Guests move as they are in 1 of 6 directions between 3 hosts"
+    assert ax.get_title("left") == "1 of 6 moves between 3 hosts go as they are"
 
 
 def test_the_words_of_moves_name_the_flags_and_the_model():
@@ -141,4 +150,4 @@ def test_sixty_models_on_thirty_hosts_fit_a_notebook():
     ax.figure.canvas.draw()
     assert ax.figure.get_size_inches()[0] <= 9.5
     heights = [label.get_window_extent() for label in ax.yaxis.get_ticklabels()]
-    assert all(above.y0 >= below.y1 - 1 for above, below in zip(heights, heights[1:], strict=False))
+    assert all(above.y0 >= below.y1 - 1 for above, below in pairwise(heights))
