@@ -72,3 +72,25 @@ def test_what_cannot_be_is_refused_before_anything_starts(shared, wrong, words):
     with pytest.raises(KvmlabError, match=words):
         shared.start("kt-x", **wrong)
     assert "kt-x" not in shared.guests()["guest"].tolist()
+
+
+AMD = ["1x1x1x1", "1x1x1x2", "1x1x4x1", "1x1x4x2", "1x2x2x1", "1x2x2x2", "1x4x2x1", "2x1x1x1", "2x1x3x2", "2x2x2x2", "2x2x3x2", "3x1x3x1"]
+
+
+def test_an_amd_guest_under_kvm_sees_its_dies_and_threads(live):
+    """Leaf 0x8000001E, of topoext: KVM gives it on any processor, TCG not at all. Unchecked, the model starts on Intel too."""
+    try:
+        lab = Lab(accel="kvm")
+    except KvmlabError as error:
+        pytest.skip(f"no KVM here: {error}")
+    with lab:
+        for number, asked in enumerate(AMD):
+            guest = lab.start(f"kt-amd{number}", topology=asked, cpu=lab.cpu_xml("EPYC", check="none"))
+            assert measure.compare_topology(asked, guest.topology())["same"].all(), asked
+
+
+def test_an_amd_guest_under_tcg_sees_more_cores_instead_of_dies(tcg_lab):
+    guest = tcg_lab.start("kt-e", topology="1x2x2x1", cpu="EPYC")
+    compared = measure.compare_topology("1x2x2x1", guest.topology())
+    assert compared["asked"].tolist() == ["0:0:0:0", "0:0:1:0", "0:1:0:0", "0:1:1:0"]
+    assert compared["seen"].tolist() == ["0:0:0:0", "0:0:1:0", "0:0:2:0", "0:0:3:0"]
