@@ -1,10 +1,13 @@
 import doctest
 import importlib
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from kvmlab import Host, Lab, columns, measure
+from kvmlab import Host, Lab, columns, measure, models
+from kvmlab.guest.guest import Guest
 
 
 @pytest.mark.parametrize("kind", columns.FRAMES)
@@ -33,8 +36,11 @@ def test_a_column_without_values_says_why():
 OF_A_HOST = ("support", "flags", "kvm", "cpus", "caches", "nodes", "threads", "threads_per_cpu", "cpu_times", "isolation")
 METHODS = [(getattr(Host, kind), kind) for kind in OF_A_HOST]
 METHODS += [(Lab.vcpus, "vcpus"), (Lab.guests, "guests"), (Lab.sample, "vcpus"), (Lab.subsystems, "subsystems"), (Lab.layers, "layers")]
-FUNCTIONS = [(getattr(measure, kind), kind) for kind in ("delta", "residency", "ledger", "exits", "modes")]
-FUNCTIONS += [(measure.Sampler.frame, "vcpus")]
+METHODS += [(getattr(Lab, kind), kind) for kind in ("numbers", "cpu_models", "cpu_expansion", "asked_got", "cpu_trials")]
+METHODS += [(getattr(Guest, kind), kind) for kind in ("steal", "gaps", "counters", "flags")] + [(Guest.topology, "cpus")]
+FUNCTIONS = [(getattr(measure, kind), kind) for kind in ("delta", "residency", "ledger", "exits", "modes", "pingpong")]
+FUNCTIONS += [(measure.Sampler.frame, "vcpus"), (measure.compare_topology, "compared_topology")]
+FUNCTIONS += [(getattr(models, kind), kind) for kind in ("will_start", "will_migrate")]
 
 
 @pytest.mark.parametrize("function, kind", METHODS + FUNCTIONS, ids=lambda value: getattr(value, "__qualname__", value))
@@ -43,10 +49,13 @@ def test_docstrings_hold_the_table_of_columns(function, kind):
         assert f"{column.name} : {column.dtype}" in function.__doc__ and column.meaning in function.__doc__
 
 
-@pytest.mark.parametrize(
-    "module", ["kvmlab.host.cpulist", "kvmlab.host.caches", "kvmlab.host.isolation", "kvmlab.host.host", "kvmlab.measure.sampler"]
-)
-def test_the_examples_in_docstrings_run(module):
+PACKAGE = Path(columns.__file__).parent
+WITH_EXAMPLES = [path for path in sorted(PACKAGE.rglob("*.py")) if re.search(r">>> (?!.*\+SKIP)", path.read_text())]
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_examples_in_docstrings_run(path):
+    module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
     with pd.option_context("display.width", 200):
         result = doctest.testmod(importlib.import_module(module))
-    assert result.attempted and not result.failed
+    assert not result.failed

@@ -54,7 +54,7 @@ def will_start(models: Iterable[str] | None, hosts: Hosts) -> pd.DataFrame:
 
     Examples
     --------
-    >>> will_start(["Westmere"], Cpu.of_model("SandyBridge"))[["starts", "missing"]]     # doctest: +SKIP
+    >>> will_start(["Westmere"], Cpu.of_model("SandyBridge"))[["starts", "missing"]]
        starts missing
     0    True
 
@@ -111,7 +111,7 @@ def will_migrate(hosts: Hosts) -> pd.DataFrame:
     Examples
     --------
     >>> old, new = Cpu.of_model("Westmere"), Cpu.of_model("SandyBridge")                 # doctest: +SKIP
-    >>> will_migrate([old, new])[["source", "target", "moves", "in_the_way", "best_model"]]
+    >>> will_migrate([old, new])[["source", "target", "moves", "in_the_way", "best_model"]]  # doctest: +SKIP
             source       target  moves                  in_the_way best_model
     0     Westmere  SandyBridge   True                               Westmere
     1  SandyBridge     Westmere  False  avx pclmulqdq rdtscp xsave   Westmere
@@ -182,7 +182,7 @@ def baseline(hosts: Hosts, migratable: bool = True) -> Baseline:
 
     Examples
     --------
-    >>> baseline([Cpu.of_model("Westmere"), Cpu.of_model("Nehalem")]).xml                # doctest: +SKIP
+    >>> baseline([Cpu.of_model("Westmere"), Cpu.of_model("Nehalem")]).xml
     "<cpu mode='custom' match='exact'><model>Nehalem</model></cpu>"
     """
     cpus = _cpus(hosts)
