@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -96,7 +97,8 @@ def hold_log_daemon() -> socket.socket | None:
 
 def _spawn(program: str, log: IO | int) -> subprocess.Popen:
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": log}
-    return subprocess.Popen([program, *_OPTIONS], start_new_session=True, **streams)
+    reaper = [sys.executable, "-I", "-S", str(Path(__file__).with_name("reaper.py"))]
+    return subprocess.Popen([*reaper, program, *_OPTIONS], start_new_session=True, **streams)
 
 
 def _listening(*sockets: str) -> bool:
