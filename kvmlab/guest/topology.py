@@ -59,7 +59,8 @@ class Topology:
 
     def arithmetic(self) -> str:
         """As a reader would do it."""
-        return f"{self.sockets} sockets x {self.dies} dies x {self.cores} cores x {self.threads} threads = {self.vcpus} vCPUs"
+        sizes = [(getattr(self, level), level) for level in LEVELS]
+        return " x ".join(f"{size} {level if size > 1 else level[:-1]}" for size, level in sizes) + f" = {self.vcpus} vCPUs"
 
     def places(self) -> list[tuple[int, int, int, int]]:
         """Of each vCPU: its socket, die, core and SMT thread. Threads count fastest, as QEMU has it.

@@ -13,7 +13,7 @@ STEP_S = 0.02
 HERE, THERE, STILL = SERIES[1], SERIES[2], PALETTE["waiting"]
 
 
-def migration(samples: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def migration(samples: pd.DataFrame, guess: float | None = None, ax: Axes | None = None) -> Axes:
     """Turns a second of all vCPUs together, before, during and after a move: on the one host, then on the other.
 
     The move is shaded grey, from asking for it to libvirt's answer; the guest's pause in it stands out.
@@ -22,6 +22,8 @@ def migration(samples: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ----------
     samples : DataFrame
         ``samples`` of what ``Lab.migrate`` returns, as it is.
+    guess : float, optional
+        How long the reader thinks that the pause is, in milliseconds: drawn from where it began.
     ax : Axes, optional
         Where to draw; a new figure by default.
     """
@@ -37,6 +39,8 @@ def migration(samples: pd.DataFrame, ax: Axes | None = None) -> Axes:
             ax.annotate(f"on host {host}", (when[0], 0), (5, 6), textcoords="offset points", fontsize=10, fontweight="bold", color="white")
     ax.set(ylim=(0, top * 1.4 or 1), xlim=(told["begin_s"], max(told["end_s"], told["took_s"])))
     _mark_pause(ax, told, top)
+    if guess is not None and told["pause"]:
+        _mark_guess(ax, told["pause"][0], guess, top)
     words = f"the move: {told['took_s']:.2f} s"
     ax.annotate(words, (0, 1), (4, -4), ("data", "axes fraction"), "offset points", va="top", fontsize=8, color=MUTED)
     ax.set_ylabel("thousand turns a second", fontsize=9, color=MUTED)
@@ -58,6 +62,12 @@ def _mark_pause(ax: Axes, told: dict, top: float) -> None:
     ax.axvspan(begin, end, color=STILL, linewidth=0, zorder=3)
     note = f"stood still for {_ms(end - begin)}{_libvirts(told)}"
     ax.annotate(note, (end, top * 1.15 or 0.5), (6, 0), textcoords="offset points", fontsize=9, color=INK, va="center")
+
+
+def _mark_guess(ax: Axes, begin: float, guess: float, top: float) -> None:
+    ax.plot([begin, begin + guess / 1e3], [top * 1.28] * 2, color=INK, linewidth=1.5, marker="|", markersize=8, zorder=4)
+    where = (begin + guess / 1e3, top * 1.28), (6, 0)
+    ax.annotate(f"your guess: {guess:.0f} ms", *where, textcoords="offset points", fontsize=9, color=INK, va="center")
 
 
 def migration_in_words(samples: pd.DataFrame) -> str:

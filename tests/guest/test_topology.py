@@ -44,7 +44,7 @@ def test_what_is_no_topology_is_refused_with_an_example(text):
 
 
 def test_a_topology_that_does_not_multiply_out_prints_the_arithmetic():
-    with pytest.raises(KvmlabError, match=r"2 sockets x 1 dies x 2 cores x 2 threads = 8 vCPUs, not 6"):
+    with pytest.raises(KvmlabError, match=r"2 sockets x 1 die x 2 cores x 2 threads = 8 vCPUs, not 6"):
         GuestSpec("c1", 6, "tcg", "/image", "/run/c1", topology=Topology(2, 1, 2, 2))
 
 

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from kvmlab import Host, KvmlabError, Lab, measure
+from kvmlab.guest import cpuid
 from kvmlab.guest.microguest.page import WORK, wait_until
 
 
@@ -53,7 +54,7 @@ def test_a_guest_like_its_host_is_pinned_to_what_it_mirrors(shared):
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        ({"vcpus": 6, "topology": "2x1x2x2"}, r"2 sockets x 1 dies x 2 cores x 2 threads = 8 vCPUs, not 6"),
+        ({"vcpus": 6, "topology": "2x1x2x2"}, r"2 sockets x 1 die x 2 cores x 2 threads = 8 vCPUs, not 6"),
         ({"topology": "9x1x4x2"}, r"1 to 64"),
         ({"topology": "host-unlike"}, r"sockets x dies x cores x threads"),
         ({"topology": "host-like", "vcpus": 5000}, r"online CPUs to be like"),
@@ -77,16 +78,21 @@ def test_what_cannot_be_is_refused_before_anything_starts(shared, wrong, words):
 AMD = ["1x1x1x1", "1x1x1x2", "1x1x4x1", "1x1x4x2", "1x2x2x1", "1x2x2x2", "1x4x2x1", "2x1x1x1", "2x1x3x2", "2x2x2x2", "2x2x3x2", "3x1x3x1"]
 
 
+EPYC = "<cpu mode='custom' match='exact' check='none'><model fallback='allow' vendor_id='AuthenticAMD'>EPYC</model></cpu>"
+
+
 def test_an_amd_guest_under_kvm_sees_its_dies_and_threads(live):
-    """Leaf 0x8000001E, of topoext: KVM gives it on any processor, TCG not at all. Unchecked, the model starts on Intel too."""
+    """By leaf 0x8000001E: KVM gives it on any processor. Unchecked, the model starts on Intel too, and would call itself Intel."""
     try:
         lab = Lab(accel="kvm")
     except KvmlabError as error:
         pytest.skip(f"no KVM here: {error}")
     with lab:
         for number, asked in enumerate(AMD):
-            guest = lab.start(f"kt-amd{number}", topology=asked, cpu=lab.cpu_xml("EPYC", check="none"))
+            guest = lab.start(f"kt-amd{number}", topology=asked, cpu=EPYC)
             assert measure.compare_topology(asked, guest.topology())["same"].all(), asked
+            leaves = guest.cpuid_all()
+            assert cpuid.vendor(leaves) == "AuthenticAMD" and (0x8000001E, 0) in leaves and (0x1F, 0) not in leaves
 
 
 def test_an_amd_guest_under_tcg_sees_more_cores_instead_of_dies(tcg_lab):

@@ -87,3 +87,13 @@ def test_other_frames_are_refused():
     lost.attrs.clear()
     with pytest.raises(KvmlabError, match="as they are"):
         plots.migration_in_words(lost)
+
+
+@pytest.mark.parametrize("guess", [0, 5, 100, 400])
+def test_a_guess_is_drawn_from_where_the_pause_begins(guess):
+    ax = plots.migration(moved(), guess)
+    assert f"your guess: {guess} ms" in said(ax)
+    line = [line for line in ax.lines if len(line.get_xdata()) == 2][-1]
+    begin, end = line.get_xdata()
+    assert end - begin == pytest.approx(guess / 1e3) and begin == pytest.approx(0.4, abs=0.002)
+    assert not overlapping(ax) and not clipped(ax)
