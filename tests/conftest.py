@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 def pytest_configure() -> None:
     """An ordinary user's tests get a libvirt session of their own, so that they never touch the user's."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with Ctrl-C ignored
     if os.geteuid() != 0 and "KVMLAB_TEST_HOME" not in os.environ:
         home = tempfile.mkdtemp(prefix="kvmlab-test-", dir="/tmp")  # short: UNIX socket names have 108 bytes
         os.environ["KVMLAB_TEST_HOME"] = home

@@ -219,7 +219,8 @@ def expand(connection: libvirt.virConnect, cpu: str, accel: str, arch: str = "x8
     named = _named(cpu, able) if mode == "host-model" else cpu
     short, full = (_baseline(connection, named, accel, arch, flags) for flags in (0, _EXPAND))
     best = None if able.host_model is None else _baseline(connection, _named("<cpu/>", able), accel, arch, _EXPAND)
-    return frame(list(_expansion(short, full, best)), "cpu_expansion")
+    unknown = {"possible": "libvirt offers no host-model here, which would tell"}
+    return with_reasons(frame(list(_expansion(short, full, best)), "cpu_expansion"), unknown)
 
 
 def _named(cpu: str, able: Capabilities) -> str:
@@ -246,4 +247,4 @@ def _expansion(short: ET.Element, full: ET.Element, best: ET.Element | None) -> 
     for feature in full.findall("feature"):
         name, wanted = feature.get("name"), feature.get("policy") != "disable"
         origin = "taken out" if not wanted else "added" if name in beside else "model"
-        yield short.findtext("model"), name, wanted and (possible is None or name in possible), origin
+        yield short.findtext("model"), name, wanted and (None if possible is None else name in possible), origin

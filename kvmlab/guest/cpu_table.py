@@ -10,6 +10,7 @@ libvirt's cpu_map files (which bit of CPUID a flag is), CPUID asked inside of th
 from __future__ import annotations
 
 import itertools
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from kvmlab.errors import GuestError
 from kvmlab.guest import cpumap, flag_names
 from kvmlab.guest.connection import explained, libvirt
 from kvmlab.guest.cpu_models import with_reasons
-from kvmlab.guest.cpu_xml import MODES, cpu_xml
+from kvmlab.guest.cpu_xml import MODES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,7 +146,6 @@ def trials(
     match: Sequence[str | None] = (None,),
     check: Sequence[str | None] = (None,),
     fallback: Sequence[str | None] = (None,),
-    name: str = "trial",
 ) -> pd.DataFrame:
     """Start a guest with each model and each way to ask for it; one row a trial. They end together.
 
@@ -157,13 +157,11 @@ def trials(
         Of models, "host-model", "host-passthrough", "maximum"; those three are tried once a `check`.
     match, check, fallback : lists
         What to try of each, as ``cpu_xml`` has it; None is libvirt's own choice.
-    name : str
-        What the guests are called.
 
     Raises
     ------
     GuestError
-        For words that are none of ``cpu_xml``'s. A guest that does not start is a row.
+        For models that libvirt does not know, and words that are none of ``cpu_xml``'s. A guest that does not start is a row.
 
     Examples
     --------
@@ -171,12 +169,13 @@ def trials(
 
     """
     ways = dict.fromkeys(_way(model, *rest) for model in models for rest in itertools.product(match, check, fallback))
+    elements = {way: lab.cpu_xml(way[0], way[1], way[3], way[2]) for way in ways}  # what cannot be asked is no refusal of libvirt's
     started: list[Guest] = []
     try:
-        rows = [_trial(lab, f"{name}-{number}", way, started) for number, way in enumerate(ways)]
+        rows = [_trial(lab, f"trial-{os.getpid()}-{number}", *asked, started) for number, asked in enumerate(elements.items())]
     finally:
         lab.end(started)
-    nothing = {"words": "it started", "added": "it did not start", "dropped": "it did not start", "got": "it did not start"}
+    nothing = {"words": "it started", "got": "it did not start"} | dict.fromkeys(("added", "dropped"), f"it did not start, or {_NO_LIST}")
     default = {column: "left out: libvirt chooses" for column in ("match", "check", "fallback")}
     return with_reasons(
         frame(rows, "cpu_trials"), nothing | default | {"becomes": "it did not start, or libvirt hands it on to QEMU as it is"}
@@ -187,10 +186,8 @@ def _way(model: str, match: str | None, check: str | None, fallback: str | None)
     return (model, None, check, None) if model in MODES else (model, match, check, fallback)
 
 
-def _trial(lab: GuestLab, name: str, way: tuple, started: list[Guest]) -> tuple:
-    model, match, check, fallback = way
-    element = cpu_xml(model, match, fallback, check)
-    begin = (lab.accel, model, match, check, fallback)
+def _trial(lab: GuestLab, name: str, way: tuple, element: str, started: list[Guest]) -> tuple:
+    begin = (lab.accel, *way)
     try:
         guest = lab.start(name, cpu=element)
     except GuestError as error:

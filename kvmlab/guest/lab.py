@@ -293,6 +293,9 @@ class GuestLab(CpuModels):
     def numbers(self, name: str) -> pd.DataFrame:
         """One row a vCPU of a running guest: what libvirt, QEMU, the guest itself and the host call it.
 
+        QEMU is asked through its monitor, which makes libvirt mark the guest as tainted: a guest that this Lab only watches
+        is spared that.
+
         Raises
         ------
         PlanError
@@ -300,9 +303,14 @@ class GuestLab(CpuModels):
 
         """
         domain, process, _ = self._running(name)
-        only_own = dict.fromkeys(("seen", "apic_id"), "only this Lab's own guests can be asked for their CPUID")
-        unavailable = only_own | {"node": "this guest has no NUMA cells"}
-        return self._frame(list(numbers.rows(domain, process, self._mine.get(domain.UUIDString()))), "numbers", unavailable)
+        guest = self._mine.get(domain.UUIDString())
+        may_ask = guest is not None or self._allow_changes
+        unavailable = dict.fromkeys(("seen", "apic_id"), "only this Lab's own guests can be asked for their CPUID")
+        if may_ask:
+            unavailable |= {"node": "this guest has no NUMA cells"}
+        else:
+            unavailable |= dict.fromkeys(("qemu", "node"), "QEMU's monitor taints a guest, and this Lab only watches this one")
+        return self._frame(list(numbers.rows(domain, process, guest, may_ask)), "numbers", unavailable)
 
     def _running(self, name: str) -> tuple[libvirt.virDomain, vcpus.Process, SysRoot]:
         domain = self.domain(name)

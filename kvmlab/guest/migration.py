@@ -78,8 +78,8 @@ def migrate(
     guest.check()
     spec, there = _described(source.xml(name), to, cpu, xml)
     job = _Job(domain, to, there)
-    to.expect(spec)
     with _Watch(guest, spec, source, to) as watch:
+        to.expect(spec)
         try:
             time.sleep(AROUND_S)
             for vcpu in range(guest.vcpus):
@@ -264,7 +264,7 @@ def save(lab: HostGuests, name: str, path: str | Path | None = None) -> Path:
     """What ``Lab.save`` of two hosts does."""
     guest, domain = lab.own(name), lab.domain(name)
     guest.check()
-    file = Path(path).absolute() if path else lab.host.home.parent / f"{name}.save"
+    file = Path(path).absolute() if path else lab.host.home.parent / f"{name}-{guest.uuid[:8]}.save"
     try:
         with explained(f"Saving '{name}' to {file}"):
             domain.save(str(file))

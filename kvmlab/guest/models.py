@@ -66,6 +66,10 @@ def will_start(models: Iterable[str] | None, hosts: Hosts) -> pd.DataFrame:
         reasons = dict.fromkeys(("starts", "missing", "unknown"), _NO_FLAGS)
     if any(row[2] is None and row[4] for row in rows):
         reasons["starts"] = "/proc/cpuinfo never shows the flags that are named as unknown"
+    if any(row[5] is None for row in rows):
+        reasons["vendor"] = "the model is of no vendor"
+    if any(row[6] is None for row in rows):
+        reasons["host_vendor"] = "the host's /proc/cpuinfo names none, or it is made up from a model of no vendor"
     return _frame(rows, "will_start", reasons, cpus)
 
 

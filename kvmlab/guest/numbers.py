@@ -15,9 +15,9 @@ from kvmlab.guest.vcpus import rows as vcpu_rows
 _PROPERTIES = ("socket-id", "die-id", "core-id", "thread-id")
 
 
-def rows(domain: libvirt.virDomain, process: Process, guest: Guest | None) -> Iterator[tuple]:
-    """One row a vCPU, in the order of columns.FRAMES["numbers"]."""
-    asked, qemu, inside = _asked(domain, len(process.vcpus)), _qemu(domain), _inside(guest)
+def rows(domain: libvirt.virDomain, process: Process, guest: Guest | None, may_ask: bool) -> Iterator[tuple]:
+    """One row a vCPU, in the order of columns.FRAMES["numbers"]. `may_ask` QEMU: libvirt marks a guest so asked as tainted."""
+    asked, qemu, inside = _asked(domain, len(process.vcpus)), _qemu(domain) if may_ask else {}, _inside(guest)
     cpus = {row[2]: row[5] for row in vcpu_rows(process)}
     for vcpu, tid in sorted(process.vcpus.items()):
         properties = qemu.get(vcpu, {})
@@ -35,7 +35,7 @@ def _asked(domain: libvirt.virDomain, count: int) -> list[str]:
 
 
 def _qemu(domain: libvirt.virDomain) -> Mapping[int, dict]:
-    """QEMU's own: query-cpus-fast of its monitor protocol. libvirt notes in its log that the monitor was used."""
+    """QEMU's own: query-cpus-fast of its monitor protocol."""
     with explained(f"Asking QEMU for the vCPUs of '{domain.name()}'"):
         answer = libvirt_qemu.qemuMonitorCommand(domain, json.dumps({"execute": "query-cpus-fast"}), 0)
     return {cpu["cpu-index"]: cpu.get("props", {}) for cpu in json.loads(answer)["return"]}

@@ -11,11 +11,9 @@ import re
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, NamedTuple
 
-import libvirt_qemu
-
 from kvmlab.errors import GuestError
 from kvmlab.guest import cpumap
-from kvmlab.guest.connection import explained, libvirt
+from kvmlab.guest.connection import explained, libvirt, libvirt_qemu
 from kvmlab.guest.cpu_models import known_names
 from kvmlab.guest.cpu_xml import check_names, cpu_xml
 

@@ -178,8 +178,9 @@ class TwoHosts:
             self._start(hosts, groups)
             with ThreadPoolExecutor() as pool:  # each daemon looks at QEMU once: at the same time
                 waiting = [pool.submit(self.lab_class, host, accel, reason) for host in hosts]
+            self.labs = tuple(lab.result() for lab in waiting if not lab.exception())
             for lab in waiting:
-                self.labs += (lab.result(),)
+                lab.result()  # raises what one of them did not get over; `close` ends the other
         except BaseException:  # Ctrl-C too
             self.close()
             raise

@@ -42,3 +42,17 @@ def test_a_later_libvirts_blockers_are_what_is_missing():
 def test_an_unknown_architecture_is_refused_with_the_known_ones(arch, nearest):
     with pytest.raises(KvmlabError, match=nearest):
         cpu_models.models(LaterLibvirt(), arch)
+
+
+class WithoutHostModel(LaterLibvirt):
+    def getDomainCapabilities(self, *_arguments):
+        return LATER.replace("supported='yes'><model fallback", "supported='no'><model fallback")
+
+    def baselineHypervisorCPU(self, *_arguments):
+        return "<cpu><model>Westmere</model><feature name='aes' policy='require'/><feature name='pcid' policy='disable'/></cpu>"
+
+
+def test_what_only_host_model_could_tell_is_not_said_to_be_possible():
+    flags = cpu_models.expand(WithoutHostModel(), "<cpu><model>Westmere</model></cpu>", "tcg")
+    assert flags["possible"].isna().tolist() == [True, False] and not flags["possible"][1]
+    assert "no host-model" in flags.attrs["unavailable"]["possible"]

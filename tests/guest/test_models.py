@@ -47,7 +47,16 @@ def test_a_recorded_nehalem_starts_nehalem_and_lacks_aes_for_westmere():
     frame = models.will_start(["Nehalem", "Westmere"], host)
     assert frame["starts"].tolist() == [True, False]
     assert frame["missing"].tolist() == ["", "aes"]
-    assert set(frame["host_vendor"]) == {"Intel"}
+    assert set(frame["host_vendor"]) == {"Intel"} and frame.attrs["unavailable"] == {}
+
+
+def test_each_gap_has_its_reason():
+    frame = models.will_start(None, [recorded("x86_64-2s2c1t"), recorded("aarch64-2n2s2cl2c2t")])
+    assert (
+        set(frame.attrs["unavailable"])
+        == set(frame.columns[frame.isna().any()])
+        == {"starts", "missing", "unknown", "vendor", "host_vendor"}
+    )
 
 
 def test_missing_flags_have_the_kernel_s_names():

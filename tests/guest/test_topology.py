@@ -92,6 +92,18 @@ def test_a_guest_like_a_host_has_its_shape(name, chosen, shape):
     assert compare_topology(shape, mirrored)["same"].all()  # vCPU n of the guest is to be where the n-th of these is
 
 
+def test_a_host_that_counts_siblings_last_has_the_shape_of_its_mirror():
+    cpus = Host.open(REPOSITORY / "tests/hosts/x86_64-1s4c2t-isolated.tar.xz").cpus()
+    cpus["cpu"] = [0, 4, 1, 5, 2, 6, 3, 7]  # as Linux numbers most machines: siblings are 0 and 4
+    cpus = cpus.sort_values("cpu", ignore_index=True)
+    topology, order = like(cpus, cpus["cpu"].tolist())
+    assert (str(topology), order) == ("1x1x4x2", [0, 4, 1, 5, 2, 6, 3, 7])
+    seen = cpus.set_index("cpu").loc[order].reset_index()
+    assert compare_topology(cpus, seen)["same"].all()
+    offline = cpus.assign(online=[True] * 3 + [False] + [True] * 3 + [False])
+    assert len(compare_topology(offline, seen[~seen["core"].eq(3)])) == 6
+
+
 def test_an_uneven_part_of_a_host_is_no_shape_and_says_why():
     cpus = Host.open(REPOSITORY / "tests/hosts/x86_64-2n2s8c2t.tar.xz").cpus()
     with pytest.raises(KvmlabError, match=r"Host CPUs 0-2 are no regular shape: 1 or 2 threads"):

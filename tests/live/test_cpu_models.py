@@ -1,5 +1,6 @@
 """CPU models as virsh, QEMU and the guest's own CPUID have them."""
 
+import os
 import re
 import subprocess
 import xml.etree.ElementTree as ET
@@ -36,9 +37,9 @@ def tcg(labs):
 def trials(tcg):
     """Under TCG, where what is there and what is not does not depend on the machine's processor."""
     frames = {
-        "plain": cpu_table.trials(tcg, ["qemu32", "maximum", "host-passthrough"], name="hx-trial"),
-        "checked": cpu_table.trials(tcg, ["Westmere"], match=["minimum", "exact"], check=["full"], name="hx-trial"),
-        "dropped": cpu_table.trials(tcg, ["Skylake-Client"], check=["none", "partial"], name="hx-trial"),
+        "plain": cpu_table.trials(tcg, ["qemu32", "maximum", "host-passthrough"]),
+        "checked": cpu_table.trials(tcg, ["Westmere"], match=["minimum", "exact"], check=["full"]),
+        "dropped": cpu_table.trials(tcg, ["Skylake-Client"], check=["none", "partial"]),
     }
     return {kind: frame.set_index(["model", "match", "check"]) for kind, frame in frames.items()}
 
@@ -166,7 +167,7 @@ def test_fallback_decides_over_models_that_the_hypervisor_does_not_know(tcg):
     unknown = models["model"][models["deprecated"].isna()].tolist()
     if not unknown:
         pytest.skip("QEMU here knows all of libvirt's models")
-    allowed, refused = (cpu_table.trials(tcg, unknown[:1], fallback=[word], name="hx-trial").iloc[0] for word in ("allow", "forbid"))
+    allowed, refused = (cpu_table.trials(tcg, unknown[:1], fallback=[word]).iloc[0] for word in ("allow", "forbid"))
     assert allowed["starts"] and allowed["becomes"] != unknown[0]
     assert refused["words"].endswith(f"CPU model {unknown[0]} is not supported by hypervisor")
 
@@ -187,9 +188,23 @@ def test_passthrough_shows_the_hosts_own_name_or_says_why_not(labs):
 
 
 def test_trials_leave_no_guest_behind(trials, tcg):
-    assert not any(name.startswith("hx-trial") for name in virsh(tcg, "list", "--all", "--name").split())
+    assert not any(name.startswith(f"trial-{os.getpid()}-") for name in virsh(tcg, "list", "--all", "--name").split())
 
 
 def test_words_that_libvirt_does_not_have_are_refused_before_a_guest_starts(tcg):
     with pytest.raises(KvmlabError, match="match='most'"):
         cpu_table.trials(tcg, ["qemu64"], match=["most"])
+    with pytest.raises(KvmlabError, match="Nearest: Westmere"):
+        cpu_table.trials(tcg, ["qemu64", "Westmare"])
+
+
+def test_a_guest_of_somebody_elses_called_trial_is_no_refusal(tcg):
+    other = tcg.start("trial-0")
+    assert cpu_table.trials(tcg, ["qemu64"])["starts"].all()
+    other.destroy()
+
+
+def test_why_maximum_adds_and_drops_nothing_is_told(tcg):
+    tried = cpu_table.trials(tcg, ["maximum"])
+    assert tried["starts"].all() and tried["dropped"].isna().all()
+    assert all("nothing is asked by name" in tried.attrs["unavailable"][column] for column in ("added", "dropped"))

@@ -65,11 +65,11 @@ def _features_of_qemu(lab: Lab, guest: str) -> dict:
 
 
 def test_the_guest_reads_the_very_bits_that_qemu_holds(emulated, one):
-    """Under TCG. QEMU sets two only when it answers, for a guest with several CPUs in a socket: ht and cmp_legacy."""
+    """Under TCG. QEMU before 10.0 sets two only when it answers, for a guest with several CPUs in a socket: ht and cmp_legacy."""
     words, leaves = _features_of_qemu(emulated, one.name), one.cpuid_all()
     told = {word: leaves.get(word[:2], (0, 0, 0, 0))[("eax", "ebx", "ecx", "edx").index(word[2])] for word in words}
     differ = {word: told[word] ^ bits for word, bits in words.items() if told[word] != bits}
-    assert len(words) > 20 and differ == {(1, 0, "edx"): 1 << 28, (0x80000001, 0, "ecx"): 1 << 1}
+    assert len(words) > 20 and differ.items() <= {(1, 0, "edx"): 1 << 28, (0x80000001, 0, "ecx"): 1 << 1}.items()
 
 
 def test_flags_and_places_of_vcpus_on_the_accelerator_of_this_machine(live):

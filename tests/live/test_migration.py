@@ -14,6 +14,7 @@ import pytest
 from kvmlab import KvmlabError, TwoHosts, plots
 from kvmlab.guest.connection import libvirt
 from kvmlab.guest.microguest.page import wait_until
+from kvmlab.lab import HostLab
 
 SPIN = "work == 'spin'"
 
@@ -159,6 +160,14 @@ def test_a_saved_guest_goes_on_where_it_was_on_either_host_if_its_cpu_stays(a, b
     assert goes_on(again) and names(a) == ["ht-1"]
 
 
+def test_saved_guests_of_one_name_have_a_file_each(tcg):
+    paths = []
+    for lab in emptied(tcg):
+        lab.start("ht-1")
+        paths.append(lab.save("ht-1"))
+    assert paths[0] != paths[1] and all(path.exists() for path in paths)
+
+
 # ---- what libvirt refuses, and the same done right
 
 
@@ -280,6 +289,26 @@ def test_a_destination_that_goes_away_in_mid_move_leaves_the_guest_where_it_was(
         assert goes_on(guest)
         home = b.host.home.parent
     assert nothing_left(home)
+
+
+def test_a_host_that_does_not_come_up_takes_the_other_one_with_it(live):
+    made = []
+
+    class OnlyOne(HostLab):
+        def __init__(self, host, *rest):
+            if host.name == "a":
+                raise KvmlabError("a does not come up")
+            super().__init__(host, *rest)
+            made.append(self)
+
+    class Half(TwoHosts):
+        lab_class = OnlyOne
+
+    with pytest.raises(KvmlabError, match="a does not come up"):
+        Half(accel="tcg")
+    with pytest.raises(KvmlabError, match="Lab is closed"):
+        made[0].guests()
+    assert nothing_left(made[0].host.home.parent)
 
 
 # ---- the end

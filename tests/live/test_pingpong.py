@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -135,7 +134,5 @@ def test_a_guest_that_ends_meanwhile_is_an_error(here):
     guest = here.start("hp-gone", vcpus=2)
     timer = threading.Timer(0.3, lambda: os.kill(guest.process.pid, signal.SIGKILL))
     timer.start()
-    begin = time.monotonic()
     with pytest.raises(KvmlabError, match="'hp-gone'"):
         measure.pingpong(here, CPUS, seconds=0.02, repeats=10_000, guest=guest)
-    assert time.monotonic() - begin < 30

@@ -1,5 +1,6 @@
 """The topology of running guests: asked of libvirt, given by QEMU, seen by CPUID, and the threads behind it."""
 
+import subprocess
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -23,6 +24,19 @@ def test_the_three_views_of_a_vcpu_are_one(shared):
     assert numbers["apic_id"].tolist() == [guest.cpuid(1, vcpu=vcpu)[1] >> 24 for vcpu in range(24)]
     assert numbers["tid"].tolist() == shared.vcpus().query("guest == 'kt-a'")["tid"].tolist()
     assert numbers["node"].isna().all() and "no NUMA cells" in numbers.attrs["unavailable"]["node"]
+
+
+def test_a_guest_that_is_only_watched_is_not_tainted(shared, tcg_lab):
+    tcg_lab.start("kt-theirs", vcpus=2)
+    numbers = shared.numbers("kt-theirs")
+    assert numbers["asked"].tolist() == ["0:0:0:0", "1:0:0:0"] and numbers["tid"].notna().all()
+    unavailable = numbers.attrs["unavailable"]
+    assert numbers[["qemu", "node", "seen", "apic_id"]].isna().all(axis=None) and "only watches" in unavailable["qemu"]
+    said = subprocess.run(["virsh", "-c", shared.uri, "dominfo", "kt-theirs"], capture_output=True, text=True, check=True).stdout
+    assert "tainted" not in said
+    tcg_lab.numbers("kt-theirs")
+    said = subprocess.run(["virsh", "-c", shared.uri, "dominfo", "kt-theirs"], capture_output=True, text=True, check=True).stdout
+    assert "custom monitor" in said, "its own guest may be asked, and dominfo tells of it"
 
 
 def test_works_reach_the_vcpus_they_name_where_apic_ids_have_gaps(shared):
