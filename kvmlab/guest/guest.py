@@ -14,7 +14,7 @@ from kvmlab.errors import GuestError
 from kvmlab.guest import cpuid, cpuid_flags, cpuid_topology
 from kvmlab.guest.cpuid import Leaves
 from kvmlab.guest.microguest import works
-from kvmlab.guest.microguest.page import LEAVES, WORK_NAMES, ControlPage, wait_until
+from kvmlab.guest.microguest.page import LEAVES, PERIOD_S, WORK_NAMES, ControlPage, bucket, wait_until
 from kvmlab.guest.spec import GuestSpec
 from kvmlab.guest.vcpus import Process
 from kvmlab.host import tsc
@@ -55,7 +55,8 @@ class Guest:
             work: `parameter` KiB filled, 1024 by default); "memory" (walks through `parameter` KiB, 4096 by default), "lock"
             (takes a ticket lock that all vCPUs share and holds it for `parameter` rounds, 1000 by default), "ipi"
             (interrupts vCPU `parameter`, the next one by default, and waits for its answer), "ping-pong" (hands a cache line
-            to and fro; vCPUs in pairs); "stop" (halted for good).
+            to and fro; vCPUs in pairs), "duty" (executes `parameter` percent of each 10 ms, 50 by default, and is halted for the
+            rest); "stop" (halted for good).
         vcpus : int or several, optional
             Which vCPUs; all of them by default.
         parameter : int, optional
@@ -70,6 +71,8 @@ class Guest:
         self.check()
         self._must_be_able(work, chosen)
         for vcpu, value in zip(chosen, parameters, strict=True):
+            if work == "duty":
+                self.page.set_budget(vcpu, int(value / 100 * PERIOD_S * tsc.hz()))
             self.page.set_work(vcpu, work, value)
         self._ring()
         self._wait(
@@ -169,6 +172,22 @@ class Guest:
         hz = tsc.hz()
         rows = [(self.name, v, gaps.longest / hz, gaps.summed / hz, gaps.count) for v in range(self.vcpus) for gaps in [self.page.gaps(v)]]
         return frame(rows, "gaps")
+
+    @documents("tails")
+    def tails(self) -> pd.DataFrame:
+        """One row a vCPU and bucket: how long the times between two turns of `spin` and `duty` were, four buckets an octave.
+
+        The first bucket has all shorter ones too, and the last, whose `to_s` is NA, all longer ones. Halted time is left out.
+
+        """
+        self.check()
+        hz = tsc.hz()
+        rows = []
+        for vcpu in range(self.vcpus):
+            for number, count in enumerate(self.page.tail(vcpu)):
+                begin, end = bucket(number)
+                rows.append((self.name, vcpu, begin / hz, None if end is None else end / hz, count))
+        return frame(rows, "tails", {"to_s": "the last bucket has all that were longer"})
 
     def _chosen(self, vcpus: int | Iterable[int] | None) -> list[int]:
         chosen = range(self.vcpus) if vcpus is None else [vcpus] if isinstance(vcpus, int) else list(vcpus)

@@ -305,12 +305,7 @@ class GuestLab(CpuModels):
         domain, process, _ = self._running(name)
         guest = self._mine.get(domain.UUIDString())
         may_ask = guest is not None or self._allow_changes
-        unavailable = dict.fromkeys(("seen", "apic_id"), "only this Lab's own guests can be asked for their CPUID")
-        if may_ask:
-            unavailable |= {"node": "this guest has no NUMA cells"}
-        else:
-            unavailable |= dict.fromkeys(("qemu", "node"), "QEMU's monitor taints a guest, and this Lab only watches this one")
-        return self._frame(list(numbers.rows(domain, process, guest, may_ask)), "numbers", unavailable)
+        return self._frame(list(numbers.rows(domain, process, guest, may_ask)), "numbers", numbers.unavailable(may_ask))
 
     def _running(self, name: str) -> tuple[libvirt.virDomain, vcpus.Process, SysRoot]:
         domain = self.domain(name)

@@ -26,6 +26,14 @@ def rows(domain: libvirt.virDomain, process: Process, guest: Guest | None, may_a
         yield process.guest, vcpu, asked[vcpu], place, inside.get(vcpu), apic_id, properties.get("node-id"), tid, cpus.get(vcpu)
 
 
+def unavailable(may_ask: bool) -> dict[str, str]:
+    """Why columns have gaps."""
+    reasons = dict.fromkeys(("seen", "apic_id"), "only this Lab's own guests can be asked for their CPUID")
+    if may_ask:
+        return reasons | {"node": "this guest has no NUMA cells"}
+    return reasons | dict.fromkeys(("qemu", "node"), "QEMU's monitor taints a guest, and this Lab only watches this one")
+
+
 def _asked(domain: libvirt.virDomain, count: int) -> list[str]:
     """The <topology> of the XML, counted out as QEMU does; without one each vCPU is a socket."""
     with explained(f"Asking for the XML of '{domain.name()}'"):

@@ -29,7 +29,7 @@ def test_each_vcpu_gets_the_number_that_its_work_takes(work, vcpus, parameter, n
     "work, vcpus, parameter, words",
     [
         ("spni", [0], None, "'spni': the lab guest knows idle, spin, kernel-spin"),
-        ("spin", [0], 3, "takes no parameter; memory, device, lock, ipi do"),
+        ("spin", [0], 3, "takes no parameter; memory, device, lock, duty, ipi do"),
         ("memory", [0], 3, "parameter 3: write 4 to 28672 KiB"),
         ("device", [0], 28673, "write 1 to 28672 KiB"),
         ("lock", [0], -1, "write 0 to 1000000 rounds"),

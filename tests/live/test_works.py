@@ -1,5 +1,6 @@
 """The works of the lab guest, on KVM where it is, and on TCG."""
 
+import os
 import time
 
 import pytest
@@ -140,3 +141,28 @@ def test_what_a_vcpu_feels_inside_is_what_it_waited_for_outside(either):
 def test_a_guest_without_steal_record_gives_na_with_the_reason(tcg_lab):
     steal = tcg_lab.start("kw-a").steal()
     assert steal["steal_s"].isna().all() and steal.attrs["unavailable"]["steal_s"] == "only KVM writes a steal record"
+
+
+@pytest.mark.parametrize("percent", [20, 60])
+def test_a_guest_on_duty_runs_for_its_part_of_the_time(either, percent):
+    guest = either.start("kw-a", pins=str(max(os.sched_getaffinity(0))))
+    guest.work("duty", parameter=percent)
+    before, begin = either.vcpus().query("guest == 'kw-a'").iloc[0], time.monotonic()
+    time.sleep(2)
+    after, spent = either.vcpus().query("guest == 'kw-a'").iloc[0], time.monotonic() - begin
+    ran, waited = (after[name] - before[name] for name in ("run_s", "run_delay_s"))
+    assert ran / spent < percent / 100 + 0.08  # what it costs to halt and to be woken
+    assert ran / spent > percent / 100 * 0.9 - waited / spent
+
+
+def test_the_times_between_turns_are_as_many_as_the_turns(either):
+    guest = either.start("kw-a")
+    guest.work("spin")
+    time.sleep(0.3)
+    guest.work("duty")
+    time.sleep(0.3)
+    guest.work("idle")
+    done = sum(guest.page.turns(0)[WORK[work]] for work in ("spin", "duty"))
+    tails = guest.tails()
+    assert done <= tails["count"].sum() <= done * 1.02 + 100  # one more whenever it looks at the clock and stops
+    assert (tails["from_s"].iloc[1:].to_numpy() == tails["to_s"].iloc[:-1].to_numpy()).all() and tails["to_s"].isna().tolist()[-1]

@@ -58,10 +58,14 @@
         .set S_TURNS,   0x100           # r u64[16] turns done, by work
         .set S_BALL,    0x180           #   u32 what two vCPUs pass to and fro (a cache line of its own)
         .set S_DMA,     0x1c0           #   what is asked of QEMU's fw_cfg device
+        .set S_BUDGET,  0x1d0           # w u64 time stamp ticks that it may execute in each period of "duty"
+        .set S_USED,    0x1d8           # r u64 and has, in this one
         .set S_GDT,     0x200           # this vCPU's own descriptors: one TSS each
         .set S_GDTR,    0x250
         .set S_TSS,     0x280
         .set S_LEAVES,  0x300           # LEAVES questions: w u32 leaf, u32 subleaf, r u32[4] eax, ebx, ecx, edx
+        .set S_TAIL,    0x900           # r u32[BUCKETS] times between two turns of "spin" or "duty": how many were how long,
+                                        #   four buckets an octave: bucket n is (4 + n % 4) << (10 + n / 4) ticks or more
         .set S_FAULT,   0xc00           # top of the stack for exceptions
         .set S_TOP,     0x1000          # top of the stack
 
@@ -79,14 +83,18 @@
         .set W_PING_PONG, 10            # ring 3: wait for the ball, pass it on                     2 * APIC id of the ball's slot + side
         .set W_DEVICE,  11              # have QEMU fill memory through its fw_cfg device           KiB
         .set W_STOP,    12              # halted for good
+        .set W_DUTY,    13              # ring 3: as spin, until S_BUDGET is used up; then halted until the next period
 
         .set TURN,      10000
         .set KERNEL_TURN, 1000
         .set LINES,     1024
         .set LEAVES,    64
+        .set BUCKETS,   96
+        .set PERIOD,    10000000        # of duty: ticks of the local APIC's timer, which QEMU and KVM run at 1 GHz
         .set GAP,       200000          # ticks of the time stamp counter: some 0.1 ms
         .set BELL,      0x40            # interrupt vectors: the serial line,
-        .set IPI,       0x41            # another vCPU
+        .set IPI,       0x41            # another vCPU,
+        .set TIMER,     0x42            # the local APIC's timer
         .set SPURIOUS,  0xff
         .set LAPIC,     0xfee00000
         .set IOAPIC,    0xfec00000
@@ -284,10 +292,12 @@ next:   mov eax, [rbp + S_CALL]
         je  turn
         xor edx, edx
         mov [rbp + S_GAP_MAX], rdx
+        mov edi, LAPIC
+        mov [rdi + 0x380], edx          # the timer stops
         mov [rbp + S_ACK], eax
 turn:   mov eax, [rbp + S_ACK]
         mov esi, [rbp + S_PARAM]
-        cmp eax, W_STOP
+        cmp eax, W_DUTY
         ja  idle
         jmp qword ptr [works + rax * 8]
 
@@ -311,6 +321,10 @@ irq_bell:                               # IF is off again; the frame is dropped:
 irq_ipi:
         end_of_interrupt rdi
         inc qword ptr [rbp + S_IPIS]
+        jmp ring0
+irq_timer:
+        end_of_interrupt rdi
+        mov qword ptr [rbp + S_USED], 0
 ring0:
 irq_spurious:
         lea rsp, [rbp + S_TOP]
@@ -383,11 +397,23 @@ stop:   cli
         jmp stop
 
 # ---- Ring 3: guest mode and nothing else
-spin:   rdtsc
+spin:   mov ecx, USER + (user_spin - user_code)
+start_clock:
+        rdtsc
         mov [rbp + S_TSC], eax
         mov [rbp + S_TSC + 4], edx
-        mov ecx, USER + (user_spin - user_code)
         jmp enter_user
+duty:   mov edi, LAPIC
+        cmp dword ptr [rdi + 0x380], 0
+        jne 1f
+        mov dword ptr [rdi + 0x3e0], 0x0b               # each tick counts,
+        mov dword ptr [rdi + 0x320], 0x20000 + TIMER    # over and over
+        mov dword ptr [rdi + 0x380], PERIOD
+1:      mov rax, [rbp + S_BUDGET]
+        mov ecx, USER + (user_duty - user_code)
+        cmp [rbp + S_USED], rax
+        jb  start_clock
+        jmp idle
 memory: mov r9d, AREA
         mov r10d, esi
         shl r10, 10
@@ -411,27 +437,62 @@ enter_user:
         sysretq
 
 user_code:                              # runs at USER
-user_spin:
+        .macro look_at_clock            # rcx: time since the last turn
         rdtsc
         shl rdx, 32
         or  rax, rdx
         mov rcx, rax
         sub rcx, [rbp + S_TSC]
         mov [rbp + S_TSC], rax
+        bsr rdx, rcx                    # into its bucket
+        mov r8, rcx
+        mov r9, rcx
+        lea ecx, [rdx - 2]
+        shr r8, cl
+        lea edx, [r8 + 4 * rdx - 4 - 4 * 12]
+        mov rcx, r9
+        xor r8d, r8d
+        cmp edx, 0
+        cmovl edx, r8d
+        mov r8d, BUCKETS - 1
+        cmp edx, r8d
+        cmovg edx, r8d
+        inc dword ptr [rbp + S_TAIL + 4 * rdx]
         cmp rcx, GAP
-        jb  1f
+        jb  8f
         add [rbp + S_GAP_SUM], rcx
         inc qword ptr [rbp + S_GAPS]
         cmp rcx, [rbp + S_GAP_MAX]
-        jbe 1f
+        jbe 9f
         mov [rbp + S_GAP_MAX], rcx
-1:      mov esi, TURN
+        jmp 9f
+8:
+        .endm
+
+user_spin:
+        look_at_clock
+9:      mov esi, TURN
 2:      dec esi
         jnz 2b
         inc qword ptr [rbp + S_TURNS + 8 * W_SPIN]
         mov eax, [rbp + S_CALL]
         cmp eax, [rbp + S_SEEN]
         je  user_spin
+        jmp user_leave
+
+user_duty:
+        look_at_clock
+        add [rbp + S_USED], rcx         # a gap is no work
+9:      mov rax, [rbp + S_BUDGET]
+        cmp [rbp + S_USED], rax
+        jae user_leave
+        mov esi, TURN
+2:      dec esi
+        jnz 2b
+        inc qword ptr [rbp + S_TURNS + 8 * W_DUTY]
+        mov eax, [rbp + S_CALL]
+        cmp eax, [rbp + S_SEEN]
+        je  user_duty
         jmp user_leave
 
 user_memory:                            # rsi: where it is, r9 and r10: first and last
@@ -554,6 +615,9 @@ interrupt_table:
         je  2f
         mov eax, offset irq_ipi
         cmp ecx, IPI
+        je  2f
+        mov eax, offset irq_timer
+        cmp ecx, TIMER
         je  2f
         mov eax, offset irq_spurious
 2:      mov [rdi], ax
@@ -684,7 +748,7 @@ exceptions32:
         exceptions panic32
 
         .p2align 3
-works:  .quad idle, spin, kernel_spin, work_cpuid, work_msr, port_io, mmio, memory, lock_, work_ipi, ping_pong, device, stop
+works:  .quad idle, spin, kernel_spin, work_cpuid, work_msr, port_io, mmio, memory, lock_, work_ipi, ping_pong, device, stop, duty
 gdt:    .quad 0
         .quad 0x00af9b000000ffff        # 08 kernel code, 64 bit
         .quad 0x00cf93000000ffff        # 10 kernel data

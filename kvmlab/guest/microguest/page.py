@@ -22,6 +22,7 @@ C_MAGIC, C_BOOTS, C_BITS = 0x00, 0x08, 0x0C
 S_ALIVE, S_APIC, S_ACK, S_CALL, S_WORK, S_PARAM = 0x00, 0x04, 0x08, 0x10, 0x14, 0x18
 S_ASK, S_COUNT, S_TOLD, S_LEAVES, LEAVES = 0x1C, 0x20, 0x28, 0x300, 64
 S_PANIC, S_ERROR, S_RIP, S_CR2, S_IPIS = 0x40, 0x44, 0x48, 0x50, 0x58
+S_BUDGET, S_TAIL, BUCKETS, PERIOD = 0x1D0, 0x900, 96, 10_000_000
 S_GAP_MAX, S_GAP_SUM, S_GAPS, S_STEAL, S_STEALS, S_TURNS = 0x68, 0x70, 0x78, 0x80, 0xC0, 0x100
 MAGIC = b"KVMLAB02"
 WORK = {
@@ -38,9 +39,11 @@ WORK = {
     "ping-pong": 10,
     "device": 11,
     "stop": 12,
+    "duty": 13,
 }
 WORK_NAMES = {number: name for name, number in WORK.items()}
 TURNS, QUESTION, ANSWER = struct.Struct("<16Q"), struct.Struct("<2I"), struct.Struct("<4I")
+TAIL, BUDGET, PERIOD_S = struct.Struct(f"<{BUCKETS}I"), struct.Struct("<Q"), PERIOD / 1e9
 ENTRY_SIZE = QUESTION.size + ANSWER.size
 
 
@@ -113,6 +116,10 @@ class ControlPage:
         self._put(vcpu, S_WORK, WORK[work])
         self._call(vcpu)
 
+    def set_budget(self, vcpu: int, ticks: int) -> None:
+        """What "duty" may execute in each period, in ticks of the time stamp counter."""
+        BUDGET.pack_into(self._ram, self._slot(vcpu) + S_BUDGET, ticks)
+
     def ask(self, vcpu: int, questions: Sequence[tuple[int, int]]) -> int:
         """Ask what CPUID says in up to LEAVES (leaf, subleaf); the number of the list, for `answers`."""
         number = self._u32(vcpu, S_ASK) + 1 & 0xFFFFFFFF
@@ -144,6 +151,10 @@ class ControlPage:
         """Look for the longest one from now on."""
         struct.pack_into("<Q", self._ram, self._slot(vcpu) + S_GAP_MAX, 0)
 
+    def tail(self, vcpu: int) -> tuple[int, ...]:
+        """How many times between two turns of "spin" and "duty" were in each bucket; see `bucket`."""
+        return TAIL.unpack_from(self._ram, self._slot(vcpu) + S_TAIL)
+
     def steal_ns(self, vcpu: int) -> int | None:
         """What KVM tells it of the same; None where KVM does not, or another hypervisor runs it."""
         return self._u64(vcpu, S_STEAL) if self._u32(vcpu, S_STEALS) else None
@@ -166,6 +177,16 @@ class ControlPage:
 
     def close(self) -> None:
         self._ram.close()
+
+
+def bucket(number: int) -> tuple[int, int | None]:
+    """From how many ticks on a bucket holds, and up to how many: none for the last one.
+
+    >>> bucket(0), bucket(1), bucket(4)
+    ((0, 5120), (5120, 6144), (8192, 10240))
+    """
+    bounds = [(4 + n % 4) << 10 + n // 4 for n in (number, number + 1)]
+    return bounds[0] if number else 0, bounds[1] if number < BUCKETS - 1 else None
 
 
 def wait_until(done, patience_s: float, pause_s: float = 0.001) -> bool:

@@ -8,7 +8,12 @@ from kvmlab.errors import GuestError
 from kvmlab.guest.microguest.page import AREA_KIB, WORK
 
 OF_32_BIT = ("idle", "spin")
-_RANGES = {"memory": (4, AREA_KIB, 4096, "KiB"), "device": (1, AREA_KIB, 1024, "KiB"), "lock": (0, 1_000_000, 1000, "rounds")}
+_RANGES = {
+    "memory": (4, AREA_KIB, 4096, "KiB"),
+    "device": (1, AREA_KIB, 1024, "KiB"),
+    "lock": (0, 1_000_000, 1000, "rounds"),
+    "duty": (1, 99, 50, "percent"),
+}
 
 
 def parameters(work: str, vcpus: list[int], apic_ids: Sequence[int], parameter: int | None) -> list[int]:
