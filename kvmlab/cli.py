@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     topology.add_argument("-o", "--output", metavar="FILE", help="draw it instead: .svg, .png or .pdf")
     record = command("record", _record, "write what kvmlab reads of this machine into one archive, without names and addresses", False)
     record.add_argument("path", metavar="FILE", help="ends in .tar, .tar.gz, .tar.bz2 or .tar.xz")
+    overcommit = command("overcommit", _overcommit, "vCPUs of running guests against the host CPUs that they may use, now", False)
+    overcommit.add_argument("--json", action="store_true", help="a list of objects, for scripts")
     command("tour", _tour, "two real guests, where their vCPUs run, and what a pin changes (some ten seconds)", False)
     build = command(
         "build-linux-guest", _build, "fetch a kernel and busybox for the Linux guest (Debian and Ubuntu; nothing is installed)", False
@@ -142,6 +144,14 @@ def _record(options: argparse.Namespace) -> None:
     )
     if manifest["refused"]:
         print(f"{len(manifest['refused'])} files could not be read for want of permission; the recording says which.")
+
+
+def _overcommit(options: argparse.Namespace) -> None:
+    from kvmlab import Lab, terminal
+
+    with Lab() as lab:
+        ratios = lab.overcommit()
+        print(terminal.as_json(ratios) if options.json else terminal.overcommit(ratios, lab.uri))
 
 
 def _tour(_options: argparse.Namespace) -> None:

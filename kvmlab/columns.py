@@ -58,16 +58,22 @@ def _array(values: tuple, dtype: str) -> pd.api.extensions.ExtensionArray:
     return array
 
 
-def documents(kind: str) -> Callable:
-    """Write the columns of `kind` at the end of the decorated function's docstring, after its blank line."""
+def documents(kind: str, source: str | None = None) -> Callable:
+    """Write the columns of `kind` at the end of the decorated function's docstring, after its blank line.
+
+    `source` is where all of them come from, where that is not what the table says.
+    """
 
     def decorate(function: Callable) -> Callable:
-        function.__doc__ = (function.__doc__ or "").rstrip() + "\n" + _section(kind)
+        function.__doc__ = (function.__doc__ or "").rstrip() + "\n" + _section(kind, source)
         return function
 
     return decorate
 
 
-def _section(kind: str) -> str:
-    lines = [f"        {c.name} : {c.dtype}{f', {c.unit}' if c.unit else ''}\n            {c.meaning} ({c.source})" for c in FRAMES[kind]]
+def _section(kind: str, source: str | None) -> str:
+    lines = [
+        f"        {c.name} : {c.dtype}{f', {c.unit}' if c.unit else ''}\n            {c.meaning} ({source or c.source})"
+        for c in FRAMES[kind]
+    ]
     return "\n        Columns\n        -------\n" + "\n".join(lines) + "\n        "

@@ -59,6 +59,32 @@ class Lab(GuestLab):
 
         return measure.sample(self, seconds, hz, progress)
 
+    @documents("ratios")
+    def overcommit(self, seconds: float = 1) -> pd.DataFrame:
+        """How many vCPUs of running guests, started by this Lab or not, there are for the host CPUs that they may use.
+
+        One row for the whole host, one for each NUMA node where there are several, and one for each other set of CPUs that
+        vCPUs are pinned to. A vCPU that may use more than a set is not counted there, and may take of its CPUs all the same.
+
+        Parameters
+        ----------
+        seconds : float
+            How long to watch what the vCPUs ask for.
+
+        Raises
+        ------
+        KvmlabError
+            For a time that is none, or longer than an hour.
+
+        Examples
+        --------
+        >>> lab.overcommit()[["set", "vcpus", "online", "ratio", "slack"]]    # doctest: +SKIP
+
+        """
+        from kvmlab.guest import ratios
+
+        return self._frame(list(ratios.of_this_host(self, seconds)), "ratios", ratios.UNAVAILABLE)
+
     def pin_widget(self) -> PinGrid:
         """A grid of switches, vCPU by host CPU, with where each vCPU really ran in the last second."""
         from kvmlab.widgets import PinGrid
@@ -110,7 +136,7 @@ class HostLab(HostGuests, Lab):
         with Progress(_MOVE_S, progress) as bar:
             return migration.migrate(self, name, to, cpu, xml, bar.tell)
 
-    def save(self, name: str, path: str | Path | None = None) -> Path:
+    def save(self, name: str, path: str | Path | None = None, *, xml: str | None = None) -> Path:
         """Stop a guest and write it to a file, from which ``restore`` brings it back on either host; the file's path.
 
         Parameters
@@ -119,15 +145,21 @@ class HostLab(HostGuests, Lab):
             A guest of this Lab.
         path : str, optional
             Where; the user that QEMU runs as must be able to write there. By default a place that goes with the ``TwoHosts``.
+        xml : str, optional
+            The domain XML to be written with it: a changed ``lab.xml(name)``. libvirt refuses another CPU.
 
         Raises
         ------
         GuestError
             When libvirt refuses; the guest still runs then.
+
+        Examples
+        --------
+        >>> path = a.save("c1")                               # doctest: +SKIP
         """
         from kvmlab.guest import migration
 
-        return migration.save(self, name, path)
+        return migration.save(self, name, path, xml)
 
     def restore(self, path: str | Path, *, cpu: str | None = None, xml: str | None = None) -> Guest:
         """Bring a saved guest back here; it goes on where it was.
@@ -143,6 +175,10 @@ class HostLab(HostGuests, Lab):
         ------
         GuestError
             When libvirt refuses; the file stays.
+
+        Examples
+        --------
+        >>> b.restore(path).counters()                        # doctest: +SKIP
         """
         from kvmlab.guest import migration
 

@@ -64,6 +64,20 @@ def in_short(frame: pd.DataFrame) -> str:
     return " ".join(part for part in parts if part)
 
 
+def overcommit(frame: pd.DataFrame, uri: str) -> str:
+    """The ratios as a table, and what the first of them, that of the whole host, means."""
+    host = frame.iloc[0]
+    guests, vcpus, cpus = (_count(host[name], word) for name, word in (("guests", "guest"), ("vcpus", "vCPU"), ("online", "host CPU")))
+    parts = [f"{guests} on {uri}: {vcpus} for {cpus}."]
+    if frame["slack"].notna().iloc[0]:
+        parts.append(f"They ask for {host['demand']:.1f} CPUs; {abs(host['slack']):.1f} are {'left' if host['slack'] >= 0 else 'wanting'}.")
+    return "\n".join([table(frame.round(2)), "", *textwrap.wrap(" ".join(parts), min(width(), 120))])
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def _coloured(text: str, colour: str) -> str:
     return f"\033[{colour}m{text}\033[0m" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text
 

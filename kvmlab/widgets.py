@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 import ipywidgets as ipw
@@ -29,6 +30,32 @@ def ask(question: str, low: float, high: float, default: float | None = None) ->
     return ipw.FloatSlider(
         value, min=low, max=high, step=(high - low) / 100, description=question, style={"description_width": "initial"}, layout=layout
     )
+
+
+def vary(experiment: Callable[..., object], **sliders: tuple[int, int, int]) -> ipw.interactive:
+    """Sliders over a function that takes seconds: it runs at once, and again whenever one of them is let go.
+
+    Parameters
+    ----------
+    experiment : callable
+        What it draws and prints stands below the sliders, and so does a KvmlabError that it raises.
+    **sliders : (int, int, int)
+        Argument by argument, the least, the most, and the first value.
+
+    Examples
+    --------
+    >>> vary(lambda guests: plots.waits(measure.overcommit(lab, guests)), guests=(1, 8, 4))       # doctest: +SKIP
+    """
+
+    def run(**values: int) -> None:
+        try:
+            experiment(**values)
+        except KvmlabError as error:
+            print(error)
+
+    look = {"continuous_update": False, "style": {"description_width": "initial"}, "layout": ipw.Layout(width="95%", max_width="640px")}
+    controls = {name: ipw.IntSlider(first, least, most, description=name, **look) for name, (least, most, first) in sliders.items()}
+    return ipw.interactive(run, **controls)
 
 
 class PinGrid(ipw.VBox):

@@ -21,7 +21,7 @@ def kvmlab(*words: str, **environment: str) -> subprocess.CompletedProcess:
 
 def test_help_names_every_command():
     said = kvmlab("--help").stdout
-    assert all(word in said for word in ("doctor", "threads", "topology", "record", "tour", "build-linux-guest"))
+    assert all(word in said for word in ("doctor", "threads", "topology", "record", "overcommit", "tour", "build-linux-guest"))
 
 
 def test_doctor_says_on_one_screen_whether_kvm_works_and_how_fast(tmp_path):
@@ -100,6 +100,15 @@ def test_a_picture_of_another_kind_or_in_no_place_is_refused(tmp_path):
     assert run.returncode == 1 and "ends in .svg, .png or .pdf" in run.stderr
     run = kvmlab("topology", "-o", str(tmp_path / "no/machine.png"))
     assert run.returncode == 1 and "cannot be written: No such file or directory" in run.stderr
+
+
+def test_overcommit_is_the_table_of_this_host_and_what_it_means(lab):
+    lab.start("kvmlab-cli", vcpus=2)
+    header, host, *_, words = kvmlab("overcommit").stdout.splitlines()
+    assert header.split() == ["set", "cpus", "online", "guests", "vcpus", "ratio", "demand", "slack"] and host.split()[0] == "host"
+    assert f"on {lab.uri}: {host.split()[4]} vCPUs for {host.split()[2]} host CPU" in words and "They ask for" in words
+    rows = json.loads(kvmlab("overcommit", "--json").stdout)
+    assert list(rows[0]) == header.split() and rows[0]["vcpus"] >= 2 and rows[0]["ratio"] == rows[0]["vcpus"] / rows[0]["online"]
 
 
 def test_record_says_what_it_wrote_and_scrubbed_and_the_file_opens(tmp_path):

@@ -37,6 +37,7 @@ OF_A_HOST = ("support", "flags", "kvm", "cpus", "caches", "nodes", "threads", "t
 METHODS = [(getattr(Host, kind), kind) for kind in OF_A_HOST]
 METHODS += [(Lab.vcpus, "vcpus"), (Lab.guests, "guests"), (Lab.sample, "vcpus"), (Lab.subsystems, "subsystems"), (Lab.layers, "layers")]
 METHODS += [(getattr(Lab, kind), kind) for kind in ("numbers", "cpu_models", "cpu_expansion", "asked_got", "cpu_trials")]
+METHODS += [(Lab.overcommit, "ratios")]
 METHODS += [(getattr(Guest, kind), kind) for kind in ("steal", "gaps", "counters", "flags")] + [(Guest.topology, "cpus")]
 FUNCTIONS = [(getattr(measure, kind), kind) for kind in ("delta", "residency", "ledger", "exits", "modes", "pingpong")]
 FUNCTIONS += [(measure.Sampler.frame, "vcpus"), (measure.compare_topology, "compared_topology")]
@@ -47,6 +48,11 @@ FUNCTIONS += [(getattr(models, kind), kind) for kind in ("will_start", "will_mig
 def test_docstrings_hold_the_table_of_columns(function, kind):
     for column in columns.FRAMES[kind]:
         assert f"{column.name} : {column.dtype}" in function.__doc__ and column.meaning in function.__doc__
+
+
+@pytest.mark.parametrize("method", [Guest.topology, Guest.flags])
+def test_what_a_guest_says_comes_from_its_cpuid_and_from_no_file(method):
+    assert "(the guest's CPUID)" in method.__doc__ and not re.search(r"/proc/cpuinfo|/sys/|shared_cpu_list", method.__doc__)
 
 
 PACKAGE = Path(columns.__file__).parent

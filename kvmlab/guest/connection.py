@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import socket
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ except ImportError as error:
 
 __all__ = ["connect", "default_uri", "explained", "libvirt", "libvirt_qemu"]
 
-libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors are raised; stderr stays clean
+# Errors are raised; stderr stays clean. A handler that runs no Python, or a Ctrl-C could strike inside of a call of libvirt's.
+libvirt.registerErrorHandler(operator.is_, None)
 
 _LOST = {libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_ERR_NO_CONNECT}
 

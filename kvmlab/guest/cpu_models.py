@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from kvmlab.columns import documents, frame
+from kvmlab.columns import frame
 from kvmlab.errors import CpuModelError, GuestError
 from kvmlab.guest import cpumap, qemu_once
 from kvmlab.guest.connection import explained, libvirt
@@ -43,25 +43,8 @@ class Capabilities:
     definitions: dict[str, dict] = field(default_factory=dict)  # QEMU's own list
 
 
-@documents("cpu_models")
 def models(connection: libvirt.virConnect, arch: str = "x86_64") -> pd.DataFrame:
-    """One row a CPU model that libvirt knows of an architecture, usable here or not.
-
-    "Usable" is libvirt's word: QEMU can give all flags of the model. One that is not may start all the same and lack some:
-    see `missing`. An architecture of which libvirt has no list (aarch64, s390x without their emulators) has no rows, and
-    the frame's ``attrs["unavailable"]["model"]`` says so.
-
-    Raises
-    ------
-    CpuModelError
-        For an unknown architecture.
-
-    Examples
-    --------
-    >>> models(connection).query("tcg")["model"].tolist()                                   # doctest: +SKIP
-    ['486', 'pentium', ...]
-
-    """
+    """What ``Lab.cpu_models`` does."""
     check_arch(arch)
     with explained(f"Asking for the CPU models of {arch}"):
         names = connection.getCPUModelNames(arch)
@@ -192,30 +175,15 @@ def _ask_qemu(able: Capabilities, connection: libvirt.virConnect, accel: str) ->
 # ---- what libvirt makes of a <cpu> element
 
 
-@documents("cpu_expansion")
 def expand(connection: libvirt.virConnect, cpu: str, accel: str, arch: str = "x86_64") -> pd.DataFrame:
-    """One row a flag of what libvirt makes of a <cpu> element here, and whether it can be had.
-
-    Parameters
-    ----------
-    connection : virConnect
-    cpu : str
-        A <cpu> element, as `cpu_xml` writes it.
-    accel : "kvm" or "tcg"
-
-    Raises
-    ------
-    GuestError
-        For what libvirt cannot expand: it says why.
-
-    """
+    """What ``Lab.cpu_expansion`` does, of a <cpu> element."""
     able = capabilities(connection, arch, accel)
     if able.problem:
         raise GuestError(f"What a CPU becomes under {accel.upper()} cannot be told: {able.problem}.")
     mode = ET.fromstring(cpu).get("mode", "custom")
     if mode in ("host-passthrough", "maximum"):
         why = f"libvirt hands {mode} on to QEMU as it is: start a guest and ask its CPUID"
-        return frame([], "cpu_expansion", {"flag": why})
+        return frame([], "cpu_expansion", {"feature": why})
     named = _named(cpu, able) if mode == "host-model" else cpu
     short, full = (_baseline(connection, named, accel, arch, flags) for flags in (0, _EXPAND))
     best = None if able.host_model is None else _baseline(connection, _named("<cpu/>", able), accel, arch, _EXPAND)

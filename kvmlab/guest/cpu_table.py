@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvmlab.columns import documents, frame
+from kvmlab.columns import frame
 from kvmlab.errors import GuestError
 from kvmlab.guest import cpumap, flag_names
 from kvmlab.guest.connection import explained, libvirt
@@ -44,17 +44,8 @@ class Views:
     got: set[str]
 
 
-@documents("asked_got")
 def asked_got(connection: libvirt.virConnect, guest: Guest) -> pd.DataFrame:
-    """One row a CPU flag that a lab guest was asked to have, or has.
-
-    Of host-passthrough all flags that libvirt sees in the host count as asked; of maximum there is no list, and `asked` is NA.
-
-    Examples
-    --------
-    >>> asked_got(lab.connection, g).query("verdict == 'dropped'")[["flag", "why"]]         # doctest: +SKIP
-
-    """
+    """What ``Lab.asked_got`` does."""
     seen = views(connection, guest)
     features = cpumap.load().features()
     names = [name for name in features if name in seen.got or name in (seen.asked or ())]
@@ -128,7 +119,7 @@ def _why(name: str, verdict: str, live: bool | None) -> str | None:
 
 
 def _unavailable(seen: Views) -> dict[str, str]:
-    reasons = {"got": _MSR, "linux": "/proc/cpuinfo does not show it", "why": "there is nothing to explain"}
+    reasons = {"got": _MSR, "flag": "/proc/cpuinfo does not show it", "why": "there is nothing to explain"}
     if seen.asked is None:
         reasons["asked"] = _NO_LIST
     if seen.live is None:
@@ -139,7 +130,6 @@ def _unavailable(seen: Views) -> dict[str, str]:
 # ---- many models
 
 
-@documents("cpu_trials")
 def trials(
     lab: GuestLab,
     models: Iterable[str],
@@ -147,27 +137,10 @@ def trials(
     check: Sequence[str | None] = (None,),
     fallback: Sequence[str | None] = (None,),
 ) -> pd.DataFrame:
-    """Start a guest with each model and each way to ask for it; one row a trial. They end together.
-
-    Parameters
-    ----------
-    lab : Lab
-        It says under which accelerator.
-    models : names
-        Of models, "host-model", "host-passthrough", "maximum"; those three are tried once a `check`.
-    match, check, fallback : lists
-        What to try of each, as ``cpu_xml`` has it; None is libvirt's own choice.
-
-    Raises
-    ------
-    GuestError
-        For models that libvirt does not know, and words that are none of ``cpu_xml``'s. A guest that does not start is a row.
-
-    Examples
-    --------
-    >>> trials(lab, ["qemu64", "Westmere"], check=["none", "full"])                          # doctest: +SKIP
-
-    """
+    """What ``Lab.cpu_trials`` does."""
+    for what, given in (("models", models), ("match", match), ("check", check), ("fallback", fallback)):
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise GuestError(f"{what}={given!r}: write a list, as in {what}=['{given or 'Westmere'}'].")
     ways = dict.fromkeys(_way(model, *rest) for model in models for rest in itertools.product(match, check, fallback))
     elements = {way: lab.cpu_xml(way[0], way[1], way[3], way[2]) for way in ways}  # what cannot be asked is no refusal of libvirt's
     started: list[Guest] = []
@@ -175,7 +148,9 @@ def trials(
         rows = [_trial(lab, f"trial-{os.getpid()}-{number}", *asked, started) for number, asked in enumerate(elements.items())]
     finally:
         lab.end(started)
-    nothing = {"words": "it started", "got": "it did not start"} | dict.fromkeys(("added", "dropped"), f"it did not start, or {_NO_LIST}")
+    nothing = {"words": "it started", "got_flags": "it did not start"} | dict.fromkeys(
+        ("added", "dropped"), f"it did not start, or {_NO_LIST}"
+    )
     default = {column: "left out: libvirt chooses" for column in ("match", "check", "fallback")}
     return with_reasons(
         frame(rows, "cpu_trials"), nothing | default | {"becomes": "it did not start, or libvirt hands it on to QEMU as it is"}

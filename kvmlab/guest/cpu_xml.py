@@ -26,25 +26,7 @@ def cpu_xml(
 ) -> str:
     """What to write into a domain for a CPU model: libvirt's <cpu> element.
 
-    Parameters
-    ----------
-    model : str
-        The name of a model, or "host-passthrough" (the host's own CPU), "host-model" (the nearest model, with what is
-        missing added), "maximum" (all that the accelerator can do).
-    match : "minimum", "exact" or "strict", optional
-        Of a named model: may the guest see more than it ("minimum": all that the host has), exactly it ("exact", libvirt's
-        default), and not start where the host has more ("strict").
-    fallback : "allow" or "forbid", optional
-        What libvirt may do about a model that the hypervisor does not know: take the nearest, or refuse.
-    check : "none", "partial" or "full", optional
-        What is compared before and after the start: nothing, the model against the host, all that the guest really got.
-    add, remove : names of flags
-        Flags to be had beyond the model, and flags of it to be left out.
-
-    Raises
-    ------
-    GuestError
-        For what is none of these.
+    ``Lab.cpu_xml`` says what each is; here names are not looked up.
 
     Examples
     --------
@@ -147,7 +129,7 @@ def check_names(cpu: str, arch: str, models: Mapping[str, Iterable[str]], flags:
         elsewhere = sorted(other for other, names in models.items() if model in set(names))
         if elsewhere:
             raise GuestError(f"CPU model '{model}' is one of {', '.join(elsewhere)}; this guest is {arch}.")
-        raise GuestError(f"There is no CPU model '{model}' of {arch}.{nearest(model, known)} All: virsh cpu-models {arch}.")
+        raise GuestError(f"There is no CPU model '{model}' of {arch}.{nearest(model, known.union(MODES))} All: virsh cpu-models {arch}.")
     there = set(flags)
     for name in [feature.get("name") for feature in element.findall("feature")]:
         if there and name not in there:
@@ -158,4 +140,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The sentence that offers the nearest names; nothing where none is near."""
     by_lower = {other.lower(): other for other in sorted(known)}
     close = get_close_matches(name.lower(), by_lower, n=3)
-    return f" Nearest: {', '.join(by_lower[other] for other in close)}." if close else ""
+    longer = [other for other in by_lower if name and other.startswith(name.lower())]
+    near = list(dict.fromkeys(close + longer))[:3]
+    return f" Nearest: {', '.join(by_lower[other] for other in near)}." if near else ""

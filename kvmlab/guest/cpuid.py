@@ -35,7 +35,6 @@ class Brand(NamedTuple):
     vendor: str
     family: int
     model: int
-    stepping: int
     name: str | None
     bits: int
     hypervisor: str | None
@@ -138,4 +137,4 @@ def brand(leaves: Leaves) -> Brand:
     name = _text(*(register for part in parts for register in part)).strip() if all(parts) else ""
     bits = 64 if leaves.get((EXTENDED + 1, 0), (0, 0, 0, 0))[3] >> 29 & 1 else 32
     hypervisor = _text(*leaves[HYPERVISOR, 0][1:]) if (HYPERVISOR, 0) in leaves else ""
-    return Brand(vendor(leaves), family, model, signature & 0xF, name or None, bits, hypervisor or None)
+    return Brand(vendor(leaves), family, model, name or None, bits, hypervisor or None)

@@ -53,7 +53,6 @@ class Feature(NamedTuple):
     name: str
     places: tuple[Place, ...]
     migratable: bool
-    aliases: tuple[tuple[str, str], ...]  # (whose name: qemu or linux, name)
 
 
 class Signature(NamedTuple):
@@ -192,8 +191,7 @@ def _add(found: _Arch, arch: str, element: ET.Element, path: Path) -> None:
 def _feature(element: ET.Element, path: Path) -> Feature:
     _only(element, _FEATURE_PARTS, path)
     places = tuple(place for part in element for place in _places(part) if part.tag != "alias")
-    aliases = tuple((part.get("source", ""), part.get("name", "")) for part in element.iter("alias"))
-    return Feature(element.get("name", ""), places, element.get("migratable") != "no", aliases)
+    return Feature(element.get("name", ""), places, element.get("migratable") != "no")
 
 
 def _places(part: ET.Element) -> Iterable[Place]:

@@ -4,12 +4,14 @@ It is the subreaper of its daemons (prctl(2)): a QEMU that libvirt daemonizes be
 where that is left to a slow process 1, libvirt waits up to two seconds for each QEMU that it ends.
 
 Its argument is JSON: `folder`, removed at the end; `commands`, each with its environment; `user`, keywords of subprocess.Popen.
-Whoever started it holds the other end of its standard input.
+Whoever started it holds the other end of its standard input, and writes ALL_ANSWER there once the daemons do: if one ends before
+that, all is over.
 """
 
 import ctypes
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,7 @@ import sys
 import time
 from contextlib import suppress
 
+ALL_ANSWER = b"!"
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
 
 
@@ -24,10 +27,11 @@ def main(folder: str, commands: list, user: dict) -> None:
     prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     prctl(_PR_SET_NAME, b"kvmlab-guard", 0, 0, 0)  # not "python": a pkill of all of these should leave it alone
-    for command, environment in commands:
-        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, **user)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps; not before, for the daemons would inherit it
-    sys.stdin.buffer.read()
+    streams = {"stdin": subprocess.DEVNULL, "start_new_session": True}
+    daemons = [subprocess.Popen(command, env=environment, **streams, **user) for command, environment in commands]
+    if _all_come_up(daemons):
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps; not before, for the daemons would inherit it
+        sys.stdin.buffer.read()
     while True:
         for pid in _children():
             with suppress(ProcessLookupError):
@@ -38,6 +42,15 @@ def main(folder: str, commands: list, user: dict) -> None:
             break
         time.sleep(0.01)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _all_come_up(daemons: list) -> bool:
+    """Wait until there is something to read on standard input, be it its end."""
+    while not select.select([sys.stdin], [], [], 0.01)[0]:
+        ended = os.waitpid(-1, os.WNOHANG)[0]  # whatever there is to reap
+        if ended in [daemon.pid for daemon in daemons]:
+            return False
+    return True
 
 
 def _children() -> list[int]:

@@ -30,6 +30,7 @@ class Guest:
 
     def __init__(self, spec: GuestSpec, process: Process, destroy: Callable[[], None], log: Path | None = None):
         self.attach(spec, process, destroy, log)
+        self._must_hear()
 
     def attach(self, spec: GuestSpec, process: Process, destroy: Callable[[], None], log: Path | None = None) -> None:
         """Be the guest that runs in this process: at its start, and again after a move."""
@@ -43,6 +44,13 @@ class Guest:
     def __repr__(self) -> str:
         state = f"process {self.process.pid}" if self.process.alive() else "gone"
         return f"Guest '{self.name}': {self.vcpus} vCPUs on {self.accel.upper()}, {state}"
+
+    def _must_hear(self) -> None:
+        """A processor without a local APIC comes up, halts, and is never woken."""
+        question = self.page.ask(0, [(1, 0)])
+        self._ring()
+        deaf = "vCPU 0 is up and heard nothing (one without APIC, such as the CPU model 486, cannot be woken: choose another model)"
+        self._wait(lambda: self.page.answers(0, question), lambda: deaf)
 
     def work(self, work: str, vcpus: int | Iterable[int] | None = None, parameter: int | None = None) -> None:
         """Set what vCPUs do, and return once they do it.
@@ -126,23 +134,24 @@ class Guest:
             answers += self.page.answers(vcpu, number)
         return answers
 
-    @documents("cpus")
+    @documents("cpus", "the guest's CPUID")
     def topology(self) -> pd.DataFrame:
         """One row a vCPU, in the columns of ``Host.cpus()``: the topology and the caches as CPUID shows them inside of the guest.
 
-        Source: leaves 1, 4, 0xB, 0x1F, 0x8000001D and 0x8000001E, asked of each vCPU.
+        Source: leaves 1, 4, 0xB, 0x1F, 0x8000001D and 0x8000001E, asked of each vCPU. ``attrs["remarks"]`` says, a sentence each,
+        what an operating system may see otherwise.
 
         Examples
         --------
         >>> g.topology()[["cpu", "socket", "core", "smt", "l3"]]                             # doctest: +SKIP
 
         """
-        rows = cpuid_topology.rows(self._everybody())
-        result = frame(rows, "cpus", cpuid_topology.unavailable())
-        result.attrs["host"] = f"guest {self.name}"
+        told = self._everybody()
+        result = frame(cpuid_topology.rows(told), "cpus", cpuid_topology.unavailable())
+        result.attrs |= {"host": f"guest {self.name}", "remarks": cpuid_topology.remarks(told)}
         return result
 
-    @documents("flags")
+    @documents("flags", "the guest's CPUID")
     def flags(self) -> pd.DataFrame:
         """One row a CPU flag that CPUID shows inside of the guest, in the words of ``Host.flags()``; `cpus` are its vCPUs.
 

@@ -122,8 +122,8 @@ class Cpu:
 
         Examples
         --------
-        >>> Cpu.of_model("Westmere")                                                     # doctest: +SKIP
-        Cpu Westmere: Intel, 32 features, made up
+        >>> Cpu.of_model("Westmere").vendor                                              # doctest: +SKIP
+        'Intel'
         """
         found = cpumap.load().model(model)
         return cls(name or model, "x86", found.vendor, found.features, made_up=True, described_as=model)
@@ -153,6 +153,7 @@ class Cpu:
         return cls(name, "x86", cpu.findtext("vendor") or found.vendor, features, described_as=described_as)
 
     def named(self, name: str) -> Cpu:
+        """The same CPU in a host of another name."""
         return replace(self, name=name)
 
     @cached_property

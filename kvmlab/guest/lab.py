@@ -25,6 +25,7 @@ from kvmlab.guest.guest import Guest
 from kvmlab.guest.lab_cpus import CpuModels
 from kvmlab.guest.microguest.page import wait_until
 from kvmlab.guest.pinning import Plan, restore
+from kvmlab.guest.schedinfo import SchedInfo
 from kvmlab.guest.shape import shape
 from kvmlab.guest.spec import GuestSpec
 from kvmlab.host.sysroot import SysRoot
@@ -43,7 +44,7 @@ _STATES = {
 }
 
 
-class GuestLab(CpuModels):
+class GuestLab(CpuModels, SchedInfo):
     """Guests on one libvirt. ``kvmlab.Lab`` is this with what measures and shows them.
 
     Guests are transient and auto-destroyed: when the Python process goes, however it goes, libvirt removes them.
@@ -101,7 +102,7 @@ class GuestLab(CpuModels):
         name : str
             Its name for libvirt, as `virsh list` will show it.
         vcpus : int, optional
-            1 to 64. By default as many as the topology has, or 1.
+            1 to 64. By default as many as the topology, the pins or the cells have, or 1.
         devices : "all", optional
             Give it a disk of 1 MiB (qcow2, served by an I/O thread), a network card (user-mode: no privileges, no tap) and
             a VNC display on a private UNIX socket. The lab guest has no drivers: they are there in QEMU, to be looked at
@@ -110,14 +111,16 @@ class GuestLab(CpuModels):
             A CPU model ("Westmere"), "host-model", "host-passthrough", "maximum", or what ``lab.cpu_xml`` returns. By
             default libvirt's own choice, which is QEMU's default model.
         topology : str, optional
-            Sockets x dies x cores x threads, as in "2x1x2x2", or "host-like": the shape of the host CPUs in `pins`, or of
-            the first `vcpus` of this host. By default each vCPU is a socket.
+            Sockets x dies x cores x threads, as in "2x1x2x2" (three numbers: one die a socket), or "host-like": the shape of
+            the host CPUs in `pins`, of the first `vcpus` of this host, or of as many whole sockets, dies or cores of it as 64
+            vCPUs can be. By default each vCPU is a socket.
         cells : list of str, optional
             NUMA cells: the vCPUs of each, as in ["0-3", "4-7"].
         distances : list of lists, optional
             How far the cells are from each other: a row a cell, 10 to itself.
         pins : str, optional
-            A host CPU for each vCPU, as in "0-3": each is pinned to its own before this returns.
+            A host CPU for each vCPU, in the order written: "2,0-1" pins vCPU 0 to CPU 2 before this returns. A host-like guest
+            takes them by their place instead: socket, die, core, thread.
 
         Raises
         ------
@@ -169,11 +172,12 @@ class GuestLab(CpuModels):
             write_disk(Path(spec.disk))
 
     def _refuse_taken(self, name: str) -> None:
-        if name in {domain.name() for domain in self._domains(0)}:
-            raise GuestError(
-                f"The name '{name}' is taken on {self.uri}, by another Lab or tool. "
-                f"Choose another, or remove it: {self._virsh} destroy {name}."
-            )
+        taken = {domain.name(): domain.UUIDString() for domain in self._domains(0)}
+        if taken.get(name) in self._mine:
+            raise GuestError(f"The name '{name}' is taken by a guest of this Lab. Choose another, or end that one: its destroy().")
+        if name in taken:
+            way = f"Choose another, or remove it: {self._virsh} destroy {name}."
+            raise GuestError(f"The name '{name}' is taken on {self.uri}, by another Lab or tool. {way}")
 
     def _destroy(self, uuid: str) -> None:
         guest = self._mine.pop(uuid, None)
@@ -345,11 +349,11 @@ class GuestLab(CpuModels):
         return Plan(self, pins)
 
     def undo(self) -> int:
-        """Take the last applied plan back. How many of its lines were put back: 0 when there was nothing to undo."""
+        """Take the last change back: an applied plan, shares and quota. How many of its lines were put back: 0 when there was none."""
         return restore(self._undo.pop()) if self._undo else 0
 
     def remember(self, before: list) -> None:
-        """Keep what an applied plan found, for `undo`."""
+        """Keep what a change found, for `undo`."""
         self._undo.append(before)
 
     def must_be_mine(self, name: str) -> None:

@@ -28,7 +28,8 @@ class CpuModels:
         """One row a CPU model that libvirt knows of an architecture: "x86_64", "ppc64", "aarch64" or "s390x".
 
         `kvm` and `tcg` are libvirt's word for whether all of its flags can be had here; one that is not usable may start all
-        the same, and lack some. An architecture of which libvirt has no list has no rows, and the frame says why.
+        the same, and lack some: see `kvm_missing`, `tcg_missing`. An architecture of which libvirt has no list (aarch64 and s390x
+        without their emulators) has no rows, and the frame's ``attrs["unavailable"]["model"]`` says so.
 
         Raises
         ------
@@ -90,7 +91,7 @@ class CpuModels:
 
     @documents("cpu_expansion")
     def cpu_expansion(self, cpu: str) -> pd.DataFrame:
-        """One row a flag of what libvirt makes of a CPU here, under this Lab's accelerator: what a guest gets, and cannot get.
+        """One row a feature of what libvirt makes of a CPU here, under this Lab's accelerator: what a guest gets, and cannot get.
 
         Parameters
         ----------
@@ -102,18 +103,22 @@ class CpuModels:
         GuestError
             For what libvirt cannot expand: it says why.
 
+        Examples
+        --------
+        >>> lab.cpu_expansion("host-model").query("not possible").feature.tolist()           # doctest: +SKIP
+
         """
         return cpu_models.expand(self.connection, self._known_cpu(cpu), self.accel)
 
     @documents("asked_got")
     def asked_got(self, guest: Guest) -> pd.DataFrame:
-        """One row a CPU flag that a guest of this Lab was asked to have, or has by its own CPUID.
+        """One row a CPU feature that a guest of this Lab was asked to have, or has by its own CPUID.
 
-        Of host-passthrough all flags that libvirt sees in the host count as asked; of maximum there is no list: `asked` is NA.
+        Of host-passthrough all features that libvirt sees in the host count as asked; of maximum there is no list: `asked` is NA.
 
         Examples
         --------
-        >>> lab.asked_got(c1).query("verdict == 'dropped'")[["flag", "why"]]                 # doctest: +SKIP
+        >>> lab.asked_got(c1).query("verdict == 'dropped'")[["feature", "why"]]              # doctest: +SKIP
 
         """
         return cpu_table.asked_got(self.connection, guest)

@@ -20,6 +20,7 @@ from kvmlab.columns import frame
 from kvmlab.errors import GuestError, KvmlabError
 from kvmlab.guest.connection import explained, libvirt
 from kvmlab.guest.guest import Guest
+from kvmlab.guest.interrupt import held_back
 from kvmlab.guest.microguest.page import ControlPage
 from kvmlab.guest.spec import GuestSpec
 from kvmlab.guest.topology import LEVELS, Topology
@@ -78,25 +79,35 @@ def migrate(
     guest.check()
     spec, there = _described(source.xml(name), to, cpu, xml)
     job = _Job(domain, to, there)
-    with _Watch(guest, spec, source, to) as watch:
-        to.expect(spec)
-        try:
+    try:
+        with _Watch(guest, spec, source, to) as watch:
+            _move(job, guest, spec, source, to, watch, tell)
             time.sleep(AROUND_S)
-            for vcpu in range(guest.vcpus):
-                guest.page.forget_longest_gap(vcpu)
-            job.run(watch.look, tell)
-        except KeyboardInterrupt:
-            print(f"Stopped: '{name}' is on host {(to if job.moved else source).host.name}.", file=sys.stderr)
-            raise
-        except KvmlabError as error:
-            raise type(error)(f"{error}{_still_there(source, name)}") from error.__cause__
-        finally:
+        return _told(guest, job, watch, source, to)
+    except KeyboardInterrupt:
+        print(f"Stopped: '{name}' is on host {(to if job.moved else source).host.name}.", file=sys.stderr)
+        raise
+
+
+def _move(
+    job: _Job, guest: Guest, spec: GuestSpec, source: HostGuests, to: HostGuests, watch: _Watch, tell: Callable[[float, str], None]
+) -> None:
+    """However it ends, one of the two hosts owns the guest afterwards, and nothing of it is left on the other."""
+    to.expect(spec)
+    try:
+        time.sleep(AROUND_S)
+        for vcpu in range(guest.vcpus):
+            guest.page.forget_longest_gap(vcpu)
+        job.run(watch.look, tell)
+    except KvmlabError as error:
+        raise type(error)(f"{error}{_still_there(source, spec.name)}") from error.__cause__
+    finally:
+        with held_back():
+            job.end()
             if job.moved:
                 to.adopt(spec, source.release(spec.uuid))
             else:
                 to.drop(spec.uuid)
-        time.sleep(AROUND_S)
-    return _told(guest, job, watch, source, to)
 
 
 def _refuse_others(source: HostGuests, name: str, to: HostGuests) -> None:
@@ -117,43 +128,49 @@ def _still_there(source: HostGuests, name: str) -> str:
 
 
 class _Job:
-    """libvirt's migration, which is one call that returns at its end, in a thread of its own."""
+    """libvirt's migration, which is one call that returns at its end, in a thread of its own.
+
+    Events tell when that begins and ends: a Ctrl-C in Thread.join makes a running thread look like one that has ended
+    (CPython 3.11, Thread._wait_for_tstate_lock).
+    """
 
     def __init__(self, domain: libvirt.virDomain, to: HostGuests, xml: str):
         self._domain, self._to, self._name = domain, to.host.name, domain.name()
         self._arguments = f"qemu+unix:///session?socket={to.host.socket}", {libvirt.VIR_MIGRATE_PARAM_DEST_XML: xml}, _FLAGS
         self._error: libvirt.libvirtError | None = None
+        self._begun, self._done = threading.Event(), threading.Event()
         self.moved, self.span = False, (0.0, 0.0)
 
     def run(self, look: Callable[[], None], tell: Callable[[float, str], None]) -> None:
-        """Start it and wait for its end; an exception here, as of Ctrl-C, aborts it first."""
-        thread, asked = threading.Thread(target=self._move, name="kvmlab move", daemon=True), 0.0
-        try:
-            thread.start()
-            while thread.is_alive():
-                look()
-                if time.monotonic() > asked + _ASK_S:
-                    self._ask(tell)
-                    asked = time.monotonic()
-                thread.join(0.01)
-        except BaseException:
-            while thread.is_alive():
-                with suppress(libvirt.libvirtError):  # it has not begun yet, or is over
-                    self._domain.abortJob()
-                thread.join(_ASK_S)
-            raise
+        """Start it and wait for its end."""
+        asked = 0.0
+        threading.Thread(target=self._move, name="kvmlab move", daemon=True).start()
+        while not self._done.wait(0.01):
+            look()
+            if time.monotonic() > asked + _ASK_S:
+                self._ask(tell)
+                asked = time.monotonic()
         if self._error:
             with explained(f"Moving '{self._name}' to host {self._to}"):
                 raise self._error
 
+    def end(self) -> None:
+        """Abort it, if it still goes on."""
+        while self._begun.wait(0.1) and not self._done.wait(_ASK_S):
+            with suppress(libvirt.libvirtError):  # libvirt has not begun yet, or is through
+                self._domain.abortJob()
+
     def _move(self) -> None:
+        self._begun.set()
         begin = time.monotonic()
         try:
             self._domain.migrateToURI3(self._arguments[0], *self._arguments[1:])
             self.moved = True
         except libvirt.libvirtError as error:
             self._error = error
-        self.span = begin, time.monotonic()
+        finally:
+            self.span = begin, time.monotonic()
+            self._done.set()
 
     def _ask(self, tell: Callable[[float, str], None]) -> None:
         with suppress(libvirt.libvirtError):  # before its begin and after its end there is nothing to be told
@@ -186,7 +203,7 @@ class _Watch:
     def look(self) -> None:
         """See whether there is a QEMU on the other host yet."""
         if self._to.host.name not in self._pages and (process := self._to.incoming(self._spec)):
-            with suppress(GuestError):  # its memory comes a moment later
+            with suppress(GuestError, ValueError):  # its memory comes a moment later
                 self._pages[self._to.host.name] = ControlPage(process.pid, self._spec.apic_ids)
 
     def _run(self) -> None:
@@ -260,14 +277,14 @@ def _again(said: dict) -> int | None:
 # ---- through a file
 
 
-def save(lab: HostGuests, name: str, path: str | Path | None = None) -> Path:
+def save(lab: HostGuests, name: str, path: str | Path | None = None, xml: str | None = None) -> Path:
     """What ``Lab.save`` of two hosts does."""
     guest, domain = lab.own(name), lab.domain(name)
     guest.check()
     file = Path(path).absolute() if path else lab.host.home.parent / f"{name}-{guest.uuid[:8]}.save"
     try:
         with explained(f"Saving '{name}' to {file}"):
-            domain.save(str(file))
+            domain.saveFlags(str(file), None if xml is None else ET.tostring(_parsed(xml), encoding="unicode"))
     except KvmlabError as error:
         raise type(error)(f"{error}{_still_there(lab, name)}") from error.__cause__
     lab.drop(guest.uuid)
@@ -298,7 +315,9 @@ def _described(here: str, to: HostGuests, cpu: str | None, xml: str | None) -> t
     name, uuid = domain.findtext("name"), domain.findtext("uuid")
     shape = domain.find("cpu/topology")
     topology = None if shape is None else Topology(*(int(shape.get(level, "1")) for level in LEVELS))
-    kind = _ACCEL[domain.get("type")]
+    kind = _ACCEL.get(domain.get("type"))
+    if kind is None:
+        raise GuestError(f"'{name}' is a guest of {domain.get('type')!r}: hosts here run guests of {' and '.join(_ACCEL)} only.")
     spec = GuestSpec(name, int(domain.findtext("vcpu")), kind, str(to.image), str(to.folder_for(uuid)), uuid, topology=topology)
     there = domain if xml is None else _parsed(xml)
     if (loader := there.find("os/loader")) is not None:

@@ -76,7 +76,10 @@ def will_start(models: Iterable[str] | None, hosts: Hosts) -> pd.DataFrame:
 def _models(wanted: Sequence[str] | None, cpu: Cpu) -> list[cpumap.Model]:
     if wanted is None:
         return list(cpumap.load().models(cpu.arch).values())
-    return [cpumap.load().model(name, cpu.arch) for name in wanted]
+    known = cpumap.load()
+    if cpu.arch != "x86":  # its flags are not compared: a model of another architecture is just a row
+        return [known.models(cpu.arch).get(name) or known.model(name) for name in wanted]
+    return [known.model(name, cpu.arch) for name in wanted]
 
 
 def _start_row(model: cpumap.Model, cpu: Cpu) -> tuple:
@@ -90,14 +93,16 @@ def _start_row(model: cpumap.Model, cpu: Cpu) -> tuple:
 
 def _words(features: Iterable[str]) -> str:
     """Flags as the kernel names them; by libvirt's name where it has none."""
-    return " ".join(sorted({word for feature in features for word in shown_as(feature) or (feature,)}))
+    return ", ".join(sorted({word for feature in features for word in shown_as(feature) or (feature,)}))
 
 
 @documents("will_migrate")
 def will_migrate(hosts: Hosts) -> pd.DataFrame:
     """Whether a guest that has all that its host can give it (host-model) can move to another host: one row an ordered pair.
 
-    In its way is each flag of the source that a guest can have and that the target lacks. Flags that never reach a guest
+    For a guest of a named model ask `will_start` of the hosts that it is to move to.
+
+    Missing is each flag of the source that a guest can have and that the destination lacks. Flags that never reach a guest
     (ht, monitor, dca, ...), that KVM gives on any host (x2apic, arat, ...) or that libvirt leaves out of what migrates (invtsc)
     do not count. Nothing is said of flags that /proc/cpuinfo does not show.
 
@@ -114,31 +119,37 @@ def will_migrate(hosts: Hosts) -> pd.DataFrame:
     Examples
     --------
     >>> old, new = Cpu.of_model("Westmere"), Cpu.of_model("SandyBridge")                 # doctest: +SKIP
-    >>> will_migrate([old, new])[["source", "target", "moves", "in_the_way", "best_model"]]  # doctest: +SKIP
-            source       target  moves                  in_the_way best_model
-    0     Westmere  SandyBridge   True                               Westmere
-    1  SandyBridge     Westmere  False  avx pclmulqdq rdtscp xsave   Westmere
+    >>> will_migrate([old, new])[["source", "destination", "moves", "missing", "best_model"]]  # doctest: +SKIP
+            source  destination  moves                        missing best_model
+    0     Westmere  SandyBridge   True                                  Westmere
+    1  SandyBridge     Westmere  False  avx, pclmulqdq, rdtscp, xsave   Westmere
 
     """
     cpus = _cpus(hosts)
-    rows = [_move_row(source, target) for source in cpus for target in cpus if source is not target]
-    reasons = {"best_model": _VENDORS} if any(row[4] is None for row in rows) else {}
+    rows = [_move_row(source, destination) for source in cpus for destination in cpus if source is not destination]
+    reasons = dict.fromkeys(("missing", "best_model"), _VENDORS) if any(row[4] is None for row in rows) else {}
+    if any(row[5] is None for row in rows):
+        reasons["why"] = "it moves, or nobody can tell"
     if any(row[2] is None for row in rows):
-        reasons |= {"moves": _NO_FLAGS, "in_the_way": _NO_FLAGS}
+        reasons |= {"moves": _NO_FLAGS, "missing": _NO_FLAGS}
     return _frame(rows, "will_migrate", reasons, cpus)
 
 
-def _move_row(source: Cpu, target: Cpu) -> tuple:
-    if source.arch != "x86" or target.arch != "x86":
-        return source.name, target.name, None if source.arch == target.arch else False, None, None
-    in_the_way = movable(source.features) - target.features - target.unknown
-    alike = source.vendor == target.vendor
-    return source.name, target.name, alike and not in_the_way, _words(in_the_way), _best_model(source, target) if alike else None
+def _move_row(source: Cpu, destination: Cpu) -> tuple:
+    names = source.name, destination.name
+    if source.arch != destination.arch:
+        return *names, False, None, None, f"{source.arch} to {destination.arch}: another architecture"
+    if source.arch != "x86":
+        return *names, None, None, None, None
+    if source.vendor != destination.vendor:
+        return *names, False, None, None, f"{source.vendor or 'no vendor'} to {destination.vendor or 'no vendor'}: another vendor"
+    missing = movable(source.features) - destination.features - destination.unknown
+    return *names, not missing, _words(missing), _best_model(source, destination), "flags are missing" if missing else None
 
 
-def _best_model(source: Cpu, target: Cpu) -> str | None:
+def _best_model(source: Cpu, destination: Cpu) -> str | None:
     """The model of most flags that starts on both, of those that libvirt itself chooses for guests."""
-    common = source.features & target.features
+    common = source.features & destination.features
     fit = [model for model in cpumap.load().models().values() if model.decode_guest and model.vendor in (None, source.vendor)]
     running = [model for model in fit if model.features <= common]
     return max(running, key=lambda model: len(model.features)).name if running else None
@@ -168,7 +179,8 @@ class Baseline:
 def baseline(hosts: Hosts, migratable: bool = True) -> Baseline:
     """The richest CPU that every one of the hosts has: what a guest needs that is to move among them.
 
-    The answer is libvirt's, of `virsh cpu-baseline --migratable` over the hosts' own <cpu> elements.
+    The answer is libvirt's, of `virsh cpu-baseline --migratable` over the hosts' own <cpu> elements; of a host that is known by its
+    /proc/cpuinfo alone, without the flags that are never shown there. What KVM then gives a guest of it, ``lab.asked_got`` tells.
 
     Parameters
     ----------

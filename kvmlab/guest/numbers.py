@@ -17,29 +17,41 @@ _PROPERTIES = ("socket-id", "die-id", "core-id", "thread-id")
 
 def rows(domain: libvirt.virDomain, process: Process, guest: Guest | None, may_ask: bool) -> Iterator[tuple]:
     """One row a vCPU, in the order of columns.FRAMES["numbers"]. `may_ask` QEMU: libvirt marks a guest so asked as tainted."""
-    asked, qemu, inside = _asked(domain, len(process.vcpus)), _qemu(domain) if may_ask else {}, _inside(guest)
+    asked, qemu, inside = _asked(domain), _qemu(domain) if may_ask else {}, _inside(guest)
     cpus = {row[2]: row[5] for row in vcpu_rows(process)}
     for vcpu, tid in sorted(process.vcpus.items()):
         properties = qemu.get(vcpu, {})
         place = _text(properties.get(name, 0) for name in _PROPERTIES) if properties else None
         apic_id = guest.page.apic_id(vcpu) if guest else None
-        yield process.guest, vcpu, asked[vcpu], place, inside.get(vcpu), apic_id, properties.get("node-id"), tid, cpus.get(vcpu)
+        yield process.guest, vcpu, asked.get(vcpu), place, inside.get(vcpu), apic_id, properties.get("node-id"), tid, cpus.get(vcpu)
 
 
 def unavailable(may_ask: bool) -> dict[str, str]:
     """Why columns have gaps."""
     reasons = dict.fromkeys(("seen", "apic_id"), "only this Lab's own guests can be asked for their CPUID")
+    reasons["asked"] = "its XML asks for clusters of cores too, which have no number here"
     if may_ask:
         return reasons | {"node": "this guest has no NUMA cells"}
     return reasons | dict.fromkeys(("qemu", "node"), "QEMU's monitor taints a guest, and this Lab only watches this one")
 
 
-def _asked(domain: libvirt.virDomain, count: int) -> list[str]:
-    """The <topology> of the XML, counted out as QEMU does; without one each vCPU is a socket."""
+def _asked(domain: libvirt.virDomain) -> dict[int, str]:
     with explained(f"Asking for the XML of '{domain.name()}'"):
-        element = ET.fromstring(domain.XMLDesc()).find("cpu/topology")
-    sizes = (count, 1, 1, 1) if element is None else (int(element.get(level, "1")) for level in LEVELS)
-    return [_text(place) for place in Topology(*sizes).places()]
+        return asked_places(domain.XMLDesc())
+
+
+def asked_places(xml: str) -> dict[int, str]:
+    """The <topology> of a domain, counted out as QEMU does, also for vCPUs that are not there yet; without one each vCPU is a socket.
+
+    >>> asked_places("<domain><vcpu current='1'>2</vcpu></domain>")
+    {0: '0:0:0:0', 1: '1:0:0:0'}
+    """
+    root = ET.fromstring(xml)
+    element = root.find("cpu/topology")
+    if element is not None and element.get("clusters", "1") != "1":
+        return {}
+    sizes = (int(root.findtext("vcpu")), 1, 1, 1) if element is None else (int(element.get(level, "1")) for level in LEVELS)
+    return dict(enumerate(_text(place) for place in Topology(*sizes).places()))
 
 
 def _qemu(domain: libvirt.virDomain) -> Mapping[int, dict]:

@@ -47,6 +47,13 @@ class _Before:
     affinity: dict[int, frozenset[int]]
     known: tuple[bool, ...]
 
+    def put_back(self) -> None:
+        try:
+            _tell_libvirt(self, self.known)
+        finally:  # the kernel's part also where libvirt does not answer any more
+            for tid, cpus in self.affinity.items():
+                _move(self, tid, cpus)
+
 
 class Plan:
     """Where vCPUs and emulator threads may run, checked but not yet applied. Made by ``lab.plan``."""
@@ -179,9 +186,5 @@ def restore(steps: list[_Before]) -> int:
     """Put back what `steps` found, last one first; guests that are gone need nothing. How many lines were put back."""
     alive = [step for step in reversed(steps) if step.process.alive()]
     for step in alive:
-        try:
-            _tell_libvirt(step, step.known)
-        finally:  # the kernel's part also where libvirt does not answer any more
-            for tid, cpus in step.affinity.items():
-                _move(step, tid, cpus)
+        step.put_back()
     return len(alive)

@@ -54,14 +54,22 @@ class PowerGuest:
         Raises
         ------
         GuestError
-            When the guest is gone.
+            When the guest is gone, and where QEMU tells no processor version register.
+
+        Examples
+        --------
+        >>> guest.cpu().model                                                                # doctest: +SKIP
+        'POWER8'
         """
         with explained(f"Asking QEMU for the CPU of '{self.name}'"):
             domain = self._domain()
             path = _ask(domain, "query-cpus-fast")[0]["qom-path"]
             qemu_type = _ask(domain, "qom-get", path=path, property="type")
             registers = libvirt_qemu.qemuMonitorCommand(domain, "info registers", libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
-        pvr = int(_PVR.search(registers)[1], 16)
+        found = _PVR.search(registers)
+        if found is None:
+            raise GuestError(f"'{self.name}': this QEMU names no PVR in 'info registers', so its processor version cannot be told.")
+        pvr = int(found[1], 16)
         return PowerCpu(self._model, qemu_type, pvr, model_of(pvr))
 
     def _domain(self) -> libvirt.virDomain:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvmlab.errors import CpuListError, GuestError
 from kvmlab.guest.spec import MOST_VCPUS
-from kvmlab.guest.topology import Cells, Topology, like
+from kvmlab.guest.topology import Cells, Topology, like, named
 from kvmlab.host import cpulist
 from kvmlab.host.host import Host
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 HOST_LIKE = "host-like"
+_PARTS = ("socket", "die", "core", "cpu")
 
 
 class Shape(NamedTuple):
@@ -30,7 +34,13 @@ def shape(
     distances: Sequence[Sequence[int]] | None,
     pins: str | None,
 ) -> Shape:
-    """
+    """Fit together what ``lab.start`` was asked for, and find out what it was not.
+
+    Parameters
+    ----------
+    vcpus, topology, cells, distances, pins
+        As for ``lab.start``.
+
     Raises
     ------
     GuestError
@@ -43,7 +53,7 @@ def shape(
     else:
         asked = None if topology is None else Topology.parse(topology)
     if vcpus is None:
-        vcpus = asked.vcpus if asked else len(host_cpus) if host_cpus else 1
+        vcpus = asked.vcpus if asked else len(host_cpus) if host_cpus else named(cells) or 1
     elif asked and asked.vcpus != vcpus:
         raise GuestError(f"{asked.arithmetic()}, not {vcpus}. Change one of these numbers, or leave the vCPUs out.")
     if host_cpus and len(host_cpus) != vcpus:
@@ -55,7 +65,7 @@ def shape(
 
 def _online(pins: str) -> list[int]:
     try:
-        wanted = cpulist.parse(pins)
+        wanted = cpulist.as_written(pins)
     except (CpuListError, AttributeError) as error:
         raise GuestError(f"pins={pins!r}: write a list of host CPUs, one for each vCPU, as in '0-3'.") from error
     online = Host().cpus().query("online")["cpu"].tolist()
@@ -67,8 +77,20 @@ def _online(pins: str) -> list[int]:
 
 
 def _first(vcpus: int | None) -> list[int]:
-    """So many online CPUs of this host, whole cores first as they are numbered by place; all of them by default."""
-    online = Host().cpus().query("online").sort_values(["socket", "die", "core", "smt", "cpu"])["cpu"].tolist()
-    if vcpus is not None and vcpus not in range(1, len(online) + 1):
+    """So many online CPUs of this host by their place; by default as many whole sockets, dies or cores as a guest can be like."""
+    online = Host().cpus().query("online").sort_values(["socket", "die", "core", "smt", "cpu"])
+    if vcpus is None:
+        return next(filter(None, (_whole(online, [*_PARTS[: depth + 1]]) for depth in range(len(_PARTS)))))
+    if vcpus not in range(1, len(online) + 1):
         raise GuestError(f"A host-like guest with {vcpus!r} vCPUs: this host has {len(online)} online CPUs to be like.")
-    return online[: vcpus or MOST_VCPUS]
+    return online["cpu"].tolist()[:vcpus]
+
+
+def _whole(online: pd.DataFrame, place: list[str]) -> list[int]:
+    """The first ones of these parts that fit into a guest together; none where the first part alone is too large."""
+    chosen: list[int] = []
+    for _, part in online.groupby(place, dropna=False):
+        if len(chosen) + len(part) > MOST_VCPUS:
+            break
+        chosen += part["cpu"].tolist()
+    return chosen

@@ -5,10 +5,12 @@ Source of the APIC ids: QEMU's include/hw/i386/topology.h; each level takes as m
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 from kvmlab.errors import CpuListError, GuestError
 from kvmlab.host import cpulist
@@ -38,6 +40,11 @@ class Topology:
     @classmethod
     def parse(cls, text: str) -> Topology:
         """ "2x1x2x2" is sockets x dies x cores x threads; "2x2x2" has one die a socket.
+
+        Parameters
+        ----------
+        text : str
+            Three or four numbers from 1 on.
 
         Raises
         ------
@@ -136,8 +143,18 @@ class Cells:
 
     @classmethod
     def parse(cls, cells: Sequence[str], distances: Sequence[Sequence[int]] | None, vcpus: int) -> Cells:
-        """Check what a user wrote against a guest of so many vCPUs."""
-        if isinstance(cells, str) or not cells:
+        """Check what a user wrote against a guest of so many vCPUs.
+
+        Parameters
+        ----------
+        cells : list of str
+            The vCPUs of each, as in ["0-3", "4-7"]; "" for a cell without any.
+        distances : list of lists, optional
+            A row a cell, 10 to itself.
+        vcpus : int
+            How many the guest has.
+        """
+        if not isinstance(cells, Sequence) or isinstance(cells, str) or not cells:
             raise GuestError(f"NUMA cells {cells!r}: write a list with the vCPUs of each cell, as in ['0-3', '4-7'].")
         owner: dict[int, int] = {}
         for number, text in enumerate(cells):
@@ -152,6 +169,12 @@ class Cells:
         return cls(tuple(cells), tuple(_distances(distances, len(cells))) if distances is not None else ())
 
 
+def named(cells: Sequence[str] | None) -> int:
+    """How many vCPUs a guest needs to have all those that its cells name; 0 for none."""
+    listed = cells if isinstance(cells, Sequence) and not isinstance(cells, str) else ()
+    return max((vcpu + 1 for number, text in enumerate(listed) for vcpu in _vcpus(number, text)), default=0)
+
+
 def _vcpus(number: int, text: str) -> tuple[int, ...]:
     try:
         return cpulist.parse(text)
@@ -163,7 +186,12 @@ def _distances(rows: Sequence[Sequence[int]], cells: int) -> Iterator[tuple[int,
     if len(rows) != cells or any(len(row) != cells for row in rows):
         raise GuestError(f"NUMA distances {rows!r}: write {cells} rows of {cells} numbers, one for each pair of the {cells} cells.")
     for number, row in enumerate(rows):
-        for other, value in enumerate(row):
-            if not isinstance(value, int) or not (value == 10 if number == other else 11 <= value <= 254):
-                raise GuestError(f"NUMA distance {value!r} from cell {number} to {other}: write 10 to itself and 11 to 254 to others.")
-        yield tuple(row)
+        yield tuple(_distance(value, number, other) for other, value in enumerate(row))
+
+
+def _distance(value: SupportsIndex, number: int, other: int) -> int:
+    with suppress(TypeError):  # of what is no whole number
+        distance = operator.index(value)
+        if distance == 10 if number == other else 11 <= distance <= 254:
+            return distance
+    raise GuestError(f"NUMA distance {value!r} from cell {number} to {other}: write 10 to itself and 11 to 254 to others.")

@@ -46,10 +46,12 @@ class PrivateHost:
 
     @property
     def socket(self) -> str:
+        """Where the daemon listens."""
         return f"{self.home}/run/libvirt/{_SOCKETS[Path(program()).name]}"
 
     @property
     def uri(self) -> str:
+        """By which libvirt's clients find it."""
         return f"qemu:///session?socket={self.socket}"
 
     def prepare(self) -> tuple[list[str], dict[str, str]]:
@@ -110,8 +112,10 @@ class HostGuests(GuestLab):
 
     def own(self, name: str) -> Guest:
         """The guest of this name that this Lab started or took over."""
-        self.domain(name)
-        guest = next((guest for guest in self._mine.values() if guest and guest.name == name), None)
+        uuid = self.domain(name).UUIDString()
+        guest = self._mine.get(uuid)
+        if guest is None and uuid in self._mine:
+            raise GuestError(f"'{name}' runs on host {self.host.name}, but no longer answers this Lab, with which it ends.")
         if guest is None:
             raise GuestError(f"'{name}' on host {self.host.name} was not started by this Lab: move it with virsh, or start one with it.")
         return guest
@@ -143,7 +147,10 @@ class HostGuests(GuestLab):
         """Take over a guest that has come: the same object where there was one, or a new one."""
         if guest:
             guest.close()
-            guest.attach(*self._attachment(spec))
+            try:
+                guest.attach(*self._attachment(spec))
+            except GuestError as error:
+                raise GuestError(f"{error} It runs on host {self.host.name} now, and ends with this Lab.") from error
         self._mine[spec.uuid] = guest or Guest(*self._attachment(spec))
         return self._mine[spec.uuid]
 
@@ -199,7 +206,11 @@ class TwoHosts:
             if silent := [host.name for host in hosts if not host.answers()]:
                 said.seek(0)
                 words = " ".join(said.read().split())[-500:] or "it said nothing"
+                if self._guard.poll() is not None:
+                    raise ConnectError(f"A libvirt daemon of the two hosts ended at once: {words}")
                 raise ConnectError(f"The libvirt daemon of host {silent[0]} does not answer within {PATIENCE_S} s: {words}")
+            self._guard.stdin.write(guard.ALL_ANSWER)
+            self._guard.stdin.flush()
 
     def __iter__(self) -> Iterator[HostGuests]:
         return iter(self.labs)
@@ -245,4 +256,4 @@ def _short_place() -> str:
 def _hand_over(path: Path) -> None:
     """Give a file to the user that the daemons run as."""
     if os.geteuid() == 0:
-        os.chown(path, NOBODY, NOBODY)
+        os.lchown(path, NOBODY, NOBODY)

@@ -26,7 +26,7 @@ _MIGRATIONS = re.compile(rb"nr_migrations\s*:\s*(\d+)")
 
 @dataclass
 class Process:
-    """The QEMU process of one guest and its threads: vCPU number -> tid, I/O threads, and all the others."""
+    """The QEMU process of one guest and its threads: vCPU number -> tid, I/O threads, and all others of QEMU."""
 
     guest: str
     uuid: str
@@ -48,7 +48,7 @@ class Process:
                 self.accel = match[2].lower()
             elif comm.startswith("IO iothread"):
                 self.iothreads.append(tid)
-            elif comm:
+            elif comm and not comm.startswith("kvm-nx-"):  # KVM's own: it lives in the cgroup of the vCPU that ran first
                 self.emulator.append(tid)
         return self
 

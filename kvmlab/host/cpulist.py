@@ -25,16 +25,25 @@ def parse(text: str) -> tuple[int, ...]:
     >>> parse("0-3,8,^2")
     (0, 1, 3, 8)
     """
-    cpus: set[int] = set()
+    return tuple(sorted(as_written(text)))
+
+
+def as_written(text: str) -> tuple[int, ...]:
+    """The same CPUs in the order in which they are written, each once.
+
+    >>> as_written("3,0-2,^1")
+    (3, 0, 2)
+    """
+    cpus: dict[int, None] = {}
     if not text.strip():
         return ()
     for part in text.strip().split(","):
         excluded, first, last = _bounds(part.strip(), text)
         if excluded:
-            cpus.discard(first)
+            cpus.pop(first, None)
         else:
-            cpus.update(range(first, last + 1))
-    return tuple(sorted(cpus))
+            cpus |= dict.fromkeys(range(first, last + 1))
+    return tuple(cpus)
 
 
 def _bounds(part: str, text: str) -> tuple[bool, int, int]:

@@ -153,8 +153,8 @@ class Host:
 
         Examples
         --------
-        >>> list(Host().threads().query("tid == 2").comm)
-        ['kthreadd']
+        >>> Host().threads().query("tid == 1").ppid.tolist()
+        [0]
 
         """
         reasons = {} if affinity else {"allowed_cpus": "not asked for: threads(affinity=True)"}

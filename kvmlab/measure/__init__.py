@@ -2,7 +2,9 @@
 
 from kvmlab.measure.compare import compare_topology
 from kvmlab.measure.ledger import exits, ledger
+from kvmlab.measure.lock import lock_collapse
 from kvmlab.measure.modes import modes
+from kvmlab.measure.overcommit import jain, overcommit
 from kvmlab.measure.pingpong import pingpong
 from kvmlab.measure.rates import delta, in_words, rates, residency
 from kvmlab.measure.sampler import Sampler, follow, sample
@@ -14,8 +16,11 @@ __all__ = [
     "exits",
     "follow",
     "in_words",
+    "jain",
     "ledger",
+    "lock_collapse",
     "modes",
+    "overcommit",
     "pingpong",
     "rates",
     "residency",

@@ -77,7 +77,7 @@ def pingpong(
     >>> runs.groupby("relation")["round_trip_ns"].median()    # doctest: +SKIP
 
     """
-    chosen = _legal(cpus)
+    chosen = legal_cpus(cpus)
     if not 0.001 <= seconds <= 60 or repeats < 1:
         raise KvmlabError(f"seconds={seconds!r}, repeats={repeats!r}: write 0.001 to 60 seconds, and 1 repeat or more.")
     order, places = _order(chosen, repeats, seed), _places()
@@ -93,7 +93,14 @@ def pingpong(
     return _told(rows, lab, stopped)
 
 
-def _legal(cpus: str | Iterable[int] | None) -> tuple[int, ...]:
+def legal_cpus(cpus: str | Iterable[int] | None) -> tuple[int, ...]:
+    """Those online CPUs, sorted; all for None.
+
+    Raises
+    ------
+    KvmlabError
+        For an empty set, and for CPUs that are not online.
+    """
     online = online_cpus(ROOT)
     wanted = online if cpus is None else cpulist.parse(str(cpus)) if isinstance(cpus, str | int) else tuple(cpus)
     if strange := [cpu for cpu in wanted if cpu not in online]:

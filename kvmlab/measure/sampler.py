@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -34,8 +34,8 @@ class Sampler:
 
     Parameters
     ----------
-    lab : Lab or Guest
-        What to watch: all guests that run on a Lab's libvirt, or one of its own.
+    lab : Lab, Guest or several
+        What to watch: all guests that run on a Lab's libvirt, or some of its own.
     hz : float
         Samples a second, up to 100.
 
@@ -47,12 +47,13 @@ class Sampler:
     >>> measure.in_words(sampler.frame())                     # doctest: +SKIP
     """
 
-    def __init__(self, lab: GuestLab | Guest, hz: float = 10):
+    def __init__(self, lab: GuestLab | Guest | Sequence[Guest], hz: float = 10):
         if not 0 < hz <= 100:
             raise KvmlabError(f"hz={hz!r}: write up to 100 samples a second.")
-        self._lab = None if isinstance(lab, Guest) else lab
-        self._watch = Watch(Guests(lab) if self._lab else lambda: [lab.process])
-        self._hz, self._accel = hz, lab.accel
+        own = [lab] if isinstance(lab, Guest) else lab if isinstance(lab, Sequence) else None
+        self._lab = lab if own is None else None
+        self._watch = Watch(Guests(lab) if own is None else lambda: [guest.process for guest in own])
+        self._hz, self._accel = hz, (own[0] if own else lab).accel
         self._rows: list[tuple] = []
         self._missed, self._stopped = 0, False
         self._stop = threading.Event()
@@ -150,8 +151,8 @@ def _told(name: str) -> bool:
     return "exit" in name or name == "halt_wait_ns"
 
 
-def sample(lab: GuestLab | Guest, seconds: float = 5, hz: float = 10, progress: bool | None = None) -> pd.DataFrame:
-    """What ``lab.sample`` does; also for one of a Lab's own guests alone."""
+def sample(lab: GuestLab | Guest | Sequence[Guest], seconds: float = 5, hz: float = 10, progress: bool | None = None) -> pd.DataFrame:
+    """What ``lab.sample`` does; also for some of a Lab's own guests alone."""
     return Sampler(lab, hz).run(seconds, progress)
 
 

@@ -9,10 +9,13 @@ from kvmlab.plots.machines import machines, machines_in_words
 from kvmlab.plots.migration import migration, migration_in_words
 from kvmlab.plots.models import will_migrate, will_migrate_in_words, will_start, will_start_in_words
 from kvmlab.plots.modes import exits, life, modes, modes_in_words
+from kvmlab.plots.overcommit import overcommit, overcommit_in_words
 from kvmlab.plots.pingpong import pingpong, pingpong_in_words, pingpong_runs
 from kvmlab.plots.placement import placement, rates
 from kvmlab.plots.style import PALETTE
+from kvmlab.plots.tails import lock_collapse, lock_collapse_in_words, tails, tails_in_words
 from kvmlab.plots.usage import cpu_times, cpu_times_in_words, threads_per_cpu, threads_per_cpu_in_words
+from kvmlab.plots.waits import waits, waits_in_words
 from kvmlab.plots.words import machine_in_words
 
 __all__ = [
@@ -23,6 +26,8 @@ __all__ = [
     "layers",
     "layers_in_words",
     "life",
+    "lock_collapse",
+    "lock_collapse_in_words",
     "machine",
     "machine_in_words",
     "machines",
@@ -31,13 +36,19 @@ __all__ = [
     "migration_in_words",
     "modes",
     "modes_in_words",
+    "overcommit",
+    "overcommit_in_words",
     "pingpong",
     "pingpong_in_words",
     "pingpong_runs",
     "placement",
     "rates",
+    "tails",
+    "tails_in_words",
     "threads_per_cpu",
     "threads_per_cpu_in_words",
+    "waits",
+    "waits_in_words",
     "will_migrate",
     "will_migrate_in_words",
     "will_start",

@@ -53,7 +53,7 @@ def machines(cpus: Mapping[str, pd.DataFrame]) -> list[Axes]:
     --------
     >>> plots.machines({"this host": host.cpus(), "guest c1": c1.topology()})  # doctest: +SKIP
     """
-    if not cpus:
+    if not isinstance(cpus, Mapping) or not cpus:
         raise KvmlabError("No machines to draw: pass one or more, such as {'this host': host.cpus()}.")
     for frame in cpus.values():
         expect(frame, "cpus", "Host.cpus() or a guest's topology()")

@@ -26,6 +26,10 @@ def migration(samples: pd.DataFrame, guess: float | None = None, ax: Axes | None
         How long the reader thinks that the pause is, in milliseconds: drawn from where it began.
     ax : Axes, optional
         Where to draw; a new figure by default.
+
+    Examples
+    --------
+    >>> plots.migration(a.migrate("c1", b).samples)  # doctest: +SKIP
     """
     told = _told(samples)
     ax = ax or new_axes(9, 3.4)

@@ -31,6 +31,10 @@ def will_start(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         From ``models.will_start()``.
     ax : Axes, optional
         Where to draw; a new figure by default.
+
+    Examples
+    --------
+    >>> plots.will_start(models.will_start(None, Host()))  # doctest: +SKIP
     """
     table, vendors = _starts(frame)
     ax = ax or _sheet(table, 0.172)
@@ -52,7 +56,7 @@ def _starts(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     A model of another architecture than the host's was not asked for.
     """
     expect(frame, "will_start", "models.will_start()")
-    lacking = frame["missing"].fillna("").str.split().str.len().astype("Int64").where(frame["starts"].notna())
+    lacking = _lengths(frame["missing"]).where(frame["starts"].notna())
     rows = frame.assign(lacking=lacking)
     table = rows.pivot(index="model", columns="host", values="lacking").reindex(frame["model"].unique())
     asked = rows.pivot(index="model", columns="host", values="model").reindex(table.index).notna()
@@ -79,7 +83,7 @@ def _start_title(table: pd.DataFrame) -> str:
 def will_migrate(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Hosts against hosts: from each row's host, a guest with all that it has moves to the hosts of the full cells.
 
-    A number says how many flags the target lacks, a dash that the vendors or architectures differ. Of up to eight hosts, the
+    A number says how many flags the destination lacks, a dash that the vendors or architectures differ. Of up to eight hosts, the
     best model with which a guest does move is written below.
 
     Parameters
@@ -88,6 +92,10 @@ def will_migrate(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         From ``models.will_migrate()``.
     ax : Axes, optional
         Where to draw; a new figure by default.
+
+    Examples
+    --------
+    >>> plots.will_migrate(models.will_migrate({"here": Host(), "there": Host.open("me.tar.xz")}))  # doctest: +SKIP
     """
     table, best = _moves(frame)
     few = len(table) <= TOLD
@@ -107,16 +115,16 @@ def will_migrate(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def _moves(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How many flags each target (column) lacks of each source (row), and the best models; hosts from the poorest to the richest.
+    """How many flags each destination (column) lacks of each source (row), and the best models; hosts from the poorest to the richest.
 
     Hosts of one vendor stand together. The diagonal and what is not known are NA.
     """
     expect(frame, "will_migrate", "models.will_migrate()")
-    lacking = frame["in_the_way"].fillna("").str.split().str.len().astype("Int64")
+    lacking = _lengths(frame["missing"])
     lacking = lacking.where(frame["moves"].fillna(False) | (lacking > 0), 1).where(frame["moves"].notna())  # none, and yet it does not move
-    hosts = list(dict.fromkeys([*frame["source"], *frame["target"]]))
-    table = frame.assign(lacking=lacking).pivot(index="source", columns="target", values="lacking").reindex(index=hosts, columns=hosts)
-    best = frame.pivot(index="source", columns="target", values="best_model").reindex(index=hosts, columns=hosts)
+    hosts = list(dict.fromkeys([*frame["source"], *frame["destination"]]))
+    table = frame.assign(lacking=lacking).pivot(index="source", columns="destination", values="lacking").reindex(index=hosts, columns=hosts)
+    best = frame.pivot(index="source", columns="destination", values="best_model").reindex(index=hosts, columns=hosts)
     alike = {host: min([host, *best.columns[best.loc[host].notna()]], key=hosts.index) for host in hosts}
     size = {family: list(alike.values()).count(family) for family in alike.values()}
     order = sorted(
@@ -185,7 +193,7 @@ def _separate(ax: Axes, vendors: pd.Series) -> None:
 def _beside(ax: Axes, missing: pd.Series) -> None:
     """The flags that a single host lacks, as many as there is room for."""
     for row, flags in enumerate(missing.fillna("")):
-        words = flags.split()
+        words = flags.split(", ") if flags else []
         text = " ".join(words[:6]) + (f" and {len(words) - 6} more" if len(words) > 6 else "")
         ax.annotate(text, (1, row), (40, 0), ax.get_yaxis_transform(), "offset points", va="center_baseline", fontsize=7, color=MUTED)
 
@@ -220,6 +228,11 @@ def _finish(ax: Axes, frame: pd.DataFrame, title: str, keys: list[Patch]) -> Non
     )  # fmt: skip
 
 
+def _lengths(lists: pd.Series) -> pd.Series:
+    """How many flags each text names."""
+    return lists.fillna("").str.split(", ").str.len().where(lists.fillna("").ne(""), 0).astype("Int64")
+
+
 def _short(name: str) -> str:
     return next((name.removesuffix(ending) for ending in ENDINGS[::-1] if name.endswith(ending)), name)
 
@@ -250,8 +263,8 @@ def _host_in_words(rows: pd.DataFrame, lacking: pd.Series, vendors: pd.Series) -
     if unknown := int(lacking.isna().sum()):
         words.append(f"of {unknown} it cannot be known")
     short = lacking[lacking > 0].astype(int).sort_values(kind="stable")[:2]
-    flags = rows.set_index("model")["missing"]
-    words += [f"{model} lacks {' '.join(flags[model].split()[:4])}{' and more' if number > 4 else ''}" for model, number in short.items()]
+    flags = rows.set_index("model")["missing"].str.split(", ")
+    words += [f"{model} lacks {' '.join(flags[model][:4])}{' and more' if number > 4 else ''}" for model, number in short.items()]
     return ", ".join(words)
 
 
@@ -275,12 +288,14 @@ def _source_in_words(rows: pd.DataFrame) -> str:
     if unknown := int(rows["moves"].isna().sum()):
         words += f", of {unknown} it cannot be known"
     rest = rows[~moves & rows["best_model"].notna()]
+    if foreign := int(rows["why"].fillna("").str.contains("another").sum()):
+        words += f", {foreign} {'is' if foreign == 1 else 'are'} of another vendor or architecture"
     if rest.empty:
         return words
-    nearest = rest.loc[rest["in_the_way"].str.split().str.len().idxmin()]
-    flags = nearest["in_the_way"].split()
+    nearest = rest.loc[_lengths(rest["missing"]).idxmin()]
+    flags = nearest["missing"].split(", ")
     way = " ".join(flags[:6]) + (f" and {len(flags) - 6} more" if len(flags) > 6 else "")
-    return f"{words}; to {_short(nearest['target'])}, {way} in the way, it moves as {nearest['best_model']}"
+    return f"{words}; to {_short(nearest['destination'])}, {way} in the way, it moves as {nearest['best_model']}"
 
 
 def _made_up_in_words(frame: pd.DataFrame, hosts: Sequence[str]) -> str:

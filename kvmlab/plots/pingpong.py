@@ -42,6 +42,10 @@ def pingpong(runs: pd.DataFrame, ax: Axes | None = None) -> Axes:
         From ``measure.pingpong``.
     ax : Axes, optional
         Where to draw; a new figure by default.
+
+    Examples
+    --------
+    >>> plots.pingpong(measure.pingpong(lab))  # doctest: +SKIP
     """
     pairs = _pairs(runs)
     order = _together(pairs)
@@ -73,6 +77,10 @@ def pingpong_runs(runs: pd.DataFrame, ax: Axes | None = None) -> Axes:
         From ``measure.pingpong``.
     ax : Axes, optional
         Where to draw; a new figure by default.
+
+    Examples
+    --------
+    >>> plots.pingpong_runs(measure.pingpong(lab))  # doctest: +SKIP
     """
     expect(runs, "pingpong", "measure.pingpong")
     known = _named(runs).dropna(subset="round_trip_ns")

@@ -54,6 +54,8 @@ def blocks(ax: Axes, left: ArrayLike, bottom: ArrayLike, width: ArrayLike, heigh
 
 def expect(data: pd.DataFrame, kind: str, source: str) -> None:
     """Say which call gives the frame that a picture needs, where it was given another one."""
+    if not isinstance(data, pd.DataFrame):
+        raise KvmlabError(f"This picture is drawn from a frame, not from {data!r:.60}: pass the one of {source}.")
     missing = [column.name for column in FRAMES[kind] if column.name not in data]
     if missing:
         raise KvmlabError(f"This frame has no column {missing[0]!r}: pass the one of {source}.")

@@ -105,6 +105,8 @@ def test_names_that_libvirt_knows_pass():
     [
         (cpu_xml("westmere"), "x86_64", r"There is no CPU model 'westmere' of x86_64\. Nearest: Westmere, "),
         (cpu_xml("Nope"), "x86_64", r"There is no CPU model 'Nope' of x86_64\. All: virsh cpu-models x86_64"),
+        (cpu_xml("max"), "x86_64", r"There is no CPU model 'max' of x86_64\. Nearest: maximum\."),
+        (cpu_xml("host"), "x86_64", r"Nearest: host-model, host-passthrough\."),
         (cpu_xml("POWER8"), "x86_64", "CPU model 'POWER8' is one of ppc64; this guest is x86_64"),
         (cpu_xml("Westmere"), "ppc64", "CPU model 'Westmere' is one of x86_64; this guest is ppc64"),
         (cpu_xml("qemu64", add=["sse4_1"]), "x86_64", r"There is no CPU flag 'sse4_1' .*Nearest: sse4\.1"),

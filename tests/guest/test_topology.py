@@ -63,6 +63,7 @@ def test_a_topology_that_does_not_multiply_out_prints_the_arithmetic():
         (["0-3", "4-7"], [[20, 20], [20, 10]], "distance 20 from cell 0 to 0: write 10 to itself"),
         (["0-3", "4-7"], [[10, 255], [20, 10]], "11 to 254 to others"),
         (["0-3", "4-7"], [[10, 10], [20, 10]], "11 to 254 to others"),
+        (["0-3", "4-7"], [[10, 20.0], [20, 10]], r"distance 20\.0 from cell 0 to 1"),
     ],
 )
 def test_cells_that_cannot_be_say_which_and_what_would(cells, distances, words):
@@ -72,6 +73,13 @@ def test_cells_that_cannot_be_say_which_and_what_would(cells, distances, words):
 
 def test_a_cell_may_be_without_vcpus():
     assert Cells.parse(["0-7", ""], [[10, 17], [17, 10]], 8).distances == ((10, 17), (17, 10))
+
+
+def test_distances_of_a_host_go_in_as_they_come_out():
+    host = Host.open(REPOSITORY / "tests/hosts/x86_64-4n4s2c1t-distances.tar.xz").distances()
+    cells = Cells.parse(["0", "1", "2", "3"], host.to_numpy(), 4)
+    assert [list(row) for row in cells.distances] == host.to_numpy().tolist()
+    assert Cells.parse(["0", "1", "2", "3"], host.to_numpy(dtype="int16"), 4) == cells
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from kvmlab import KvmlabError
 from kvmlab.guest import guard, two_hosts
 from kvmlab.guest.microguest.page import wait_until
-from kvmlab.guest.migration import timeline
+from kvmlab.guest.migration import _described, timeline
 
 FAMILY = "sleep 1001 & setsid sh -c 'sleep 1002 & exec sleep 1003' & exec sleep 1004"  # one goes with a session of its own, as QEMU does
 
@@ -28,6 +29,8 @@ def guarded(tmp_path):
         "user": {},
     }
     process = subprocess.Popen([sys.executable, "-IS", guard.__file__, json.dumps(job)], stdin=subprocess.PIPE)
+    process.stdin.write(guard.ALL_ANSWER)
+    process.stdin.flush()
     yield process, folder
     process.communicate()
 
@@ -76,6 +79,21 @@ def test_what_only_root_may_open_is_no_kvm_for_the_user_that_qemu_runs_as(tmp_pa
     assert two_hosts._choose("tcg") == ("tcg", "as asked", [4711])
     device.chmod(0o666)
     assert two_hosts._choose("tcg")[2] == []
+
+
+def test_a_daemon_that_ends_at_once_is_told_with_its_words_and_leaves_nothing(monkeypatch):
+    monkeypatch.setattr(two_hosts, "program", lambda: shutil.which("ls"))  # it takes any option, and finds no such file
+    monkeypatch.setitem(two_hosts._SOCKETS, "ls", "libvirt-sock")
+    monkeypatch.setattr(two_hosts, "PATIENCE_S", 3600)
+    before = set(Path(two_hosts._short_place()).glob("kvmlab-2h-*"))
+    with pytest.raises(KvmlabError, match=r"A libvirt daemon of the two hosts ended at once: .*daemon\.pid"):
+        two_hosts.TwoHosts(accel="tcg")
+    assert set(Path(two_hosts._short_place()).glob("kvmlab-2h-*")) <= before
+
+
+def test_a_saved_guest_of_another_hypervisor_is_refused():
+    with pytest.raises(KvmlabError, match="'c1' is a guest of 'hvf': hosts here run guests of kvm and qemu only"):
+        _described("<domain type='hvf'><name>c1</name><uuid>u</uuid><vcpu>1</vcpu></domain>", None, None, None)
 
 
 def test_an_unknown_accelerator_names_the_known_ones():

@@ -34,6 +34,10 @@ def test_lists_of_the_kernel_and_of_libvirt(text, cpus):
     assert cpulist.parse(text) == cpus
 
 
+def test_as_written_is_what_parse_sorts():
+    assert cpulist.as_written("3, 0-2,^1,3") == (3, 0, 2) and cpulist.as_written("^1,1") == (1,)
+
+
 @pytest.mark.parametrize("text", ["3-1", "a", "1,,2", str(10**9), "0-" + "9" * 5000, "-1", "1-", "^1-2", "1;2", "٣", "0x1", ","])
 def test_nonsense_is_named(text):
     with pytest.raises(ValueError, match="CPU list"):

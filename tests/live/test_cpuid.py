@@ -10,9 +10,9 @@ from kvmlab.guest import cpuid, cpuid_flags
 from kvmlab.guest.topology import Topology
 
 SEEN_AS_ASKED = [
-    *(("Westmere", shape) for shape in ("4x1x1x1", "2x1x2x2", "1x1x3x2")),
-    *(("Skylake-Client", shape) for shape in ("1x1x2x2", "1x2x2x2")),
-    *(("Icelake-Server", shape) for shape in ("1x3x1x2", "2x2x3x1")),
+    *(("Westmere", shape) for shape in ("4x1x1x1", "2x1x2x2", "1x1x3x2", "1x2x1x2")),
+    *(("Skylake-Client", shape) for shape in ("1x1x2x2", "1x2x2x2", "2x2x1x2", "3x1x1x2")),
+    *(("Icelake-Server", shape) for shape in ("1x3x1x2", "2x2x3x1", "1x4x1x1", "2x3x1x1")),
     *(("EPYC", shape) for shape in ("1x1x2x2", "2x1x2x1", "1x1x5x1")),
     *(("EPYC-Rome", shape) for shape in ("1x1x1x2", "2x1x3x2")),
     *(("Opteron_G3", "2x1x3x1"), ("qemu64", "2x1x1x2"), ("kvm64", "1x1x3x1"), ("qemu32", "1x1x2x2"), ("maximum", "2x1x2x2")),
@@ -50,6 +50,14 @@ def test_a_guest_sees_the_shape_that_was_asked_for(emulated, model, shape):
 @pytest.mark.parametrize(("model", "shape"), SEEN_OTHERWISE)
 def test_what_cpuid_cannot_say_on_a_model_is_seen_as_more_cores(emulated, model, shape):
     assert _places(emulated, model, shape) == Topology.parse(SEEN_OTHERWISE[model, shape]).places()
+
+
+def test_a_guest_says_where_linux_sees_less_than_its_leaves(emulated, one):
+    """TCG gives no topoext to an AMD model, without which Linux looks for no threads."""
+    assert any("Linux sees no SMT threads" in remark for remark in one.topology().attrs["remarks"]) == (
+        "topoext" not in set(one.flags()["flag"])
+    )
+    assert emulated.start("kl-intel", cpu="Westmere", topology="1x1x1x2").topology().attrs["remarks"] == []
 
 
 def _monitor(lab: Lab, guest: str, command: str, **arguments: str):

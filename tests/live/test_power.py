@@ -57,13 +57,16 @@ def test_a_model_that_cannot_be_is_refused_and_leaves_nothing(lab, emulator, mod
     assert "hx-power" not in running(lab)
 
 
-def test_a_guest_goes_with_its_lab_and_says_so_afterwards(emulator, live):
+def test_a_guest_goes_with_its_lab_and_says_so_afterwards(emulator, live, monkeypatch):
     from kvmlab import Lab
 
     with Lab(accel="tcg") as lab:
         guest = power.start(lab, "hx-power", "POWER8")
         with pytest.raises(KvmlabError, match="already exists"):
             power.start(lab, "hx-power", "POWER9")
+        with monkeypatch.context() as changed, pytest.raises(KvmlabError, match="this QEMU names no PVR"):
+            changed.setattr(power, "_PVR", re.compile("no such register"))
+            guest.cpu()
         guest.destroy()
         with pytest.raises(KvmlabError, match="there is no such guest any more"):
             guest.cpu()

@@ -12,11 +12,11 @@ from kvmlab.plots.models import STARTS, UNKNOWN
 
 DASH = "\u2013"
 LACKING = {  # model and its vendor: flags that the hosts lack
-    ("Newest", "Intel"): {"old": "a b c d", "mid": "d", "new": ""},
+    ("Newest", "Intel"): {"old": "a, b, c, d", "mid": "d", "new": ""},
     ("Oldest", "Intel"): {"old": "", "mid": "", "new": ""},
-    ("Middle", "Intel"): {"old": "a b c", "mid": "", "new": ""},
+    ("Middle", "Intel"): {"old": "a, b, c", "mid": "", "new": ""},
     ("anyone", None): {"old": "", "mid": "", "new": ""},
-    ("Other", "AMD"): {"old": "x y", "mid": "x", "new": "x"},
+    ("Other", "AMD"): {"old": "x, y", "mid": "x", "new": "x"},
 }
 
 
@@ -35,9 +35,13 @@ def starts(hosts=("new", "old", "mid"), made_up=(), unknown=()):
 
 def moves():
     rows = [
-        ("old", "new", True, "", "Oldest"),
-        ("new", "old", False, "a b", "Oldest"),
-        *((a, b, False, "x y z", None) for pair in (("amd", "old"), ("amd", "new")) for a, b in (pair, pair[::-1])),
+        ("old", "new", True, "", "Oldest", None),
+        ("new", "old", False, "a, b", "Oldest", "flags are missing"),
+        *(
+            (a, b, False, None, None, "Intel to AMD: another vendor")
+            for pair in (("amd", "old"), ("amd", "new"))
+            for a, b in (pair, pair[::-1])
+        ),
     ]
     return frame(rows, "will_migrate")
 
@@ -127,8 +131,8 @@ def test_moves_stand_by_vendor_with_the_poorest_first():
 
 def test_the_words_of_moves_name_the_flags_and_the_model():
     words = plots.will_migrate_in_words(moves())
-    assert "from new to 0 of 2; to old, a b in the way, it moves as Oldest" in words
-    assert "from old to 1 of 2" in words and "from amd to 0 of 2." in words
+    assert "from new to 0 of 2, 1 is of another vendor or architecture; to old, a b in the way, it moves as Oldest" in words
+    assert "from old to 1 of 2" in words and "from amd to 0 of 2, 2 are of another vendor or architecture." in words
 
 
 def test_of_one_host_and_of_none_a_title_says_so():
@@ -145,7 +149,7 @@ def test_another_frame_is_refused():
 
 
 def test_sixty_models_on_thirty_hosts_fit_a_notebook():
-    rows = [(f"m{m}", f"h{h}", m <= h, " ".join("f" * max(0, m - h)), "", "Intel", "Intel") for m in range(60) for h in range(30)]
+    rows = [(f"m{m}", f"h{h}", m <= h, ", ".join("f" * max(0, m - h)), "", "Intel", "Intel") for m in range(60) for h in range(30)]
     ax = plots.will_start(frame(rows, "will_start"))
     ax.figure.canvas.draw()
     assert ax.figure.get_size_inches()[0] <= 9.5
