@@ -1,19 +1,24 @@
 """Who gets how much of which CPU: weighted max-min fair shares with affinity sets, demands and quotas. Pure and exact.
 
 Nobody can get more without somebody taking less who has, for its weight, no more. What is assumed of the kernel's fair
-scheduler (CFS, and EEVDF since Linux 6.6; sched(7), Documentation/scheduler), and where it does otherwise:
+scheduler (CFS, and EEVDF since Linux 6.6; Documentation/scheduler, kernel/sched/fair.c), and where it does otherwise:
 
 - A thread is on one CPU at a time, and every CPU is as fast as any other: SMT siblings and turbo clocks are not known here.
+  Nothing else runs.
 - Grouped, the threads of a guest have one weight together: so it is in CPU cgroups (qemu:///system) and in autogroups. On each
   CPU the group counts by its part of the group's load (calc_group_shares): of a guest with one busy vCPU on CPU 0 and one on
-  CPU 1, each counts half, also where the other CPU has nobody else. What a thread on a CPU leaves over goes to its own group there
-  first. The load of a thread is the time that it runs or waits, in 1024ths; loads and shares are found together, by iteration.
-- Threads flow between the CPUs that they may use as water does. The kernel moves whole threads, every few milliseconds at best
-  and between unequal groups reluctantly: two CPUs, three busy threads is where it is seen.
-- A thread with nothing to do now and then begins at moments of its own. It is then ready for as long as its work takes at the
-  rate that it would have if it never slept. Those that begin together wait longer, and a slice (3 to 4 ms) longer than
-  the work is worse for some and better for others.
-- A quota holds for each thread, as libvirt's vcpu_quota does. What it takes away counts as waiting, as in schedstat, and not as load.
+  CPU 1, each counts half, also where the other CPU has nobody else. What one thread leaves over goes to those of its group
+  first that may use the same CPUs. A thread's load is the time that it runs or waits, in 1024ths; loads and shares depend on
+  each other, and are found together, step by step. Pinned threads that always work get what this says; beside a vCPU of
+  the same guest that works half of the time on another CPU, one was seen to get a tenth less.
+- Threads flow between the CPUs that they may use as water does. The kernel moves whole threads, now and then: three busy
+  guests on two CPUs get two thirds of a CPU only in the long run, and where the threads' weights differ, the heavy ones get up
+  to a sixth less.
+- A thread that has nothing to do now and then begins at moments of its own, and is ready for as long as its work takes at the
+  rate that it would have if it never slept. How long that really is, is a matter of luck (those that begin together
+  wait for each other, others hardly at all) and of slices: work shorter than one (3 to 4 ms) waits for the end of
+  another's, whatever the weights.
+- A quota holds for each thread, as libvirt's vcpu_quota does. What it takes away is waiting, as in schedstat, and no load.
 """
 
 from __future__ import annotations

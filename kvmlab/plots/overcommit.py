@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
 from typing import NamedTuple
@@ -224,8 +225,9 @@ def overcommit_in_words(frame: pd.DataFrame) -> str:
 
 
 def folded(sentences: Iterable[str]) -> str:
-    """A line each, and those that are longer than a notebook is wide go on below."""
-    return "\n".join(fill(sentence, 105, subsequent_indent="    ") for sentence in sentences)
+    """A line each, and those that are longer than a notebook is wide go on below; a number stays with its unit."""
+    kept = (re.sub(r"(?<=\d) (?=%|thousand|million|[mµn]?s\b)", "\N{NO-BREAK SPACE}", sentence) for sentence in sentences)
+    return "\n".join(fill(sentence, 110, subsequent_indent="    ") for sentence in kept).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _line_of(told: Mapping, number: int, rows: pd.DataFrame) -> str:

@@ -234,7 +234,16 @@ def tails(frames: pd.DataFrame | Mapping[str, pd.DataFrame], guess: float | None
         ax.set_xlim(min(ax.get_xlim()[0], guess / 2e3), max(ax.get_xlim()[1], guess / 5e2))
         side, align = ((-5, 0), "right") if guess / 1e3 > np.prod(ax.get_xlim()) ** 0.5 else ((5, 0), "left")
         where = (guess / 1e3, 0.05), side, ("data", "axes fraction"), "offset points"
-        ax.annotate(f"you said {guess:.4g} ms", where[0], where[1], *where[2:], ha=align, fontsize=9, color=INK)
+        ax.annotate(
+            f"you said {guess:.4g} ms",
+            where[0],
+            where[1],
+            *where[2:],
+            ha=align,
+            fontsize=9,
+            color=INK,
+            bbox={"color": "white", "alpha": 0.8, "pad": 0.5},
+        )
     title = "How long the turns took: most are alike, a few are not" if found else "No turns were done"
     frame_axes(ax, title, "time between two turns of work")
     return ax

@@ -119,7 +119,7 @@ def _mark(ax: Axes, bars: Sequence[Mapping], guess: float | Mapping[str, float] 
         for place, bar in enumerate(bars):
             if bar["guest"] in guess:
                 value = guess[bar["guest"]]
-                ax.plot([value / 100], [place - 0.08], "D", color="white", markeredgecolor=INK, markersize=7, zorder=4, clip_on=False)
+                ax.plot([value / 100], [place - 0.36], "D", color="white", markeredgecolor=INK, markersize=7, zorder=4, clip_on=False)
                 side = ax.get_yaxis_transform()
                 ax.annotate(f"you said {value:.0f} %", (1, place), (8, 0), side, "offset points", va="center", fontsize=9, color=INK)
     elif guess is not None and bars:

@@ -67,7 +67,7 @@ def spinning(here):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "run", beside)
-        runs = measure.overcommit(here, (1, 2, 4), CPU, seconds=0.8, repeats=3)
+        runs = measure.overcommit(here, (1, 2, 4), CPU, seconds=0.7, repeats=3)
     return runs, said
 
 
@@ -225,7 +225,7 @@ def test_emulated_guests_of_two_vcpus_on_all_cpus_share_them_too(tcg_lab):
 
 def test_a_lock_collapses_where_vcpus_share_a_cpu(here):
     places = (cpulist.format(CPUS[:2]), CPU) if len(CPUS) > 1 else (CPU,)
-    runs = measure.lock_collapse(here, (1, 2), places, seconds=0.5, repeats=2)
+    runs = measure.lock_collapse(here, (1, 2), places, seconds=0.4, repeats=2)
     assert len(runs) == 2 * len(places) * 2 and runs.attrs["accel"] == here.accel
     passes = runs.groupby(["cpus", "vcpus"])["passes_per_s"].max()
     assert passes[CPU, 1] > 20 * passes[CPU, 2]
