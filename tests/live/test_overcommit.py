@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -89,8 +90,9 @@ def test_guests_that_are_alike_get_alike_and_wait_for_the_rest_of_the_time(spinn
     runs, _ = spinning
     for count, rows in medians(runs).groupby("guests"):
         assert measure.jain(rows["share"]) > 0.98 and measure.jain(rows["turns_per_s"]) > 0.98, count
-        assert (rows["share"] + rows["waited"]).sub(1).abs().max() < 0.05, count
-        assert rows["share"].max() < 1.05 / count
+    unfinished = 2 * runs["longest_s"] / runs["seconds"]  # a wait is counted when it is over: one at each end of the run
+    assert ((runs["share"] + runs["waited"] - 1).abs() < 0.03 + unfinished).all()
+    assert runs["share"].max() < 1.02
 
 
 def test_together_with_all_others_they_take_the_whole_cpu(spinning):
@@ -102,20 +104,22 @@ def test_together_with_all_others_they_take_the_whole_cpu(spinning):
 def test_what_they_get_is_what_the_model_predicts_where_the_cpu_is_theirs(spinning):
     runs, _ = spinning
     theirs = medians(runs[runs["others"] < QUIET])
-    assert (theirs["share"] / theirs["predicted"] - 1).abs().fillna(0).max() < 0.1
-    assert (theirs["turns_per_s"] / theirs["predicted_turns_per_s"] - 1).abs().fillna(0).max() < 0.2
+    assert ((theirs["share"] / theirs["predicted"] - 1).abs() < 0.1).all()
+    assert ((theirs["turns_per_s"] / theirs["predicted_turns_per_s"] - 1).abs() < 0.2).all()
 
 
 def test_a_guest_feels_its_wait_and_its_turns_lie_apart_accordingly(spinning):
-    waiting = medians(spinning[0]).loc[2:]
-    assert (waiting["felt"] / waiting["waited"] - 1).abs().max() < 0.15
+    waiting = spinning[0].query("guests > 1")
+    unfinished = waiting["longest_s"] / waiting["seconds"]
+    assert ((waiting["felt"] - waiting["waited"]).abs() < 0.1 * waiting["waited"] + unfinished).all()
     assert (waiting["longest_s"] > 0.001).all() and (waiting["longest_s"] > 10 * waiting["p50_s"]).all()
     assert (waiting["p50_s"] <= waiting["p99_s"]).all() and (waiting["switches_per_s"] > 2).all()
 
 
 def test_the_kernel_had_them_where_the_frame_says_and_libvirt_counted_the_same(spinning):
     runs, said = spinning
-    others = set(CPUS) - {int(CPU)} or set(CPUS)
+    online = set(cpulist.parse(Path("/sys/devices/system/cpu/online").read_text()))
+    others = online - {int(CPU)} or online
     assert set(runs["cpus"]) == {CPU} and len(said) == 9
     for places, emulators, parts, shares in said:
         assert all(place == {int(CPU)} for place in places) and all(place <= others for place in emulators)
@@ -229,8 +233,8 @@ def test_a_lock_collapses_where_vcpus_share_a_cpu(here):
     assert len(runs) == 2 * len(places) * 2 and runs.attrs["accel"] == here.accel
     passes = runs.groupby(["cpus", "vcpus"])["passes_per_s"].max()
     assert passes[CPU, 1] > 20 * passes[CPU, 2]
-    if len(CPUS) > 1:
-        assert passes[places[0], 2] > 5 * passes[CPU, 2]
+    undisturbed = runs[(runs["cpus"] == places[0]) & (runs["vcpus"] == 2) & (runs["share"] > 1.95)]  # each had a CPU all the while
+    assert (undisturbed["passes_per_s"] > 5 * passes[CPU, 2]).all()
     shared = runs.query("cpus == @CPU and vcpus == 2")
     assert (shared["share"] <= 1.02).all() and (shared["waited"] > 0.4).all()  # one of the two always waits
     assert "lock-collapse" not in virsh(here, "list", "--all", "--name") and here.undo() == 0
