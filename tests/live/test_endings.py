@@ -115,7 +115,7 @@ def test_a_daemon_killed_meanwhile_is_said_and_no_qemu_stays(no_daemon):
     lab.close()
     assert wait_until(lambda: not running("kl-d1"), 10, 0.1)
     with Lab(accel="tcg") as again:
-        assert "kl-d1" not in listed() and again.guests().empty
+        assert wait_until(lambda: "kl-d1" not in listed(), 10, 0.1) and again.guests().empty
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's Lab starts a daemon itself")
