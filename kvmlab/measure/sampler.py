@@ -87,7 +87,8 @@ class Sampler:
                 self._run(seconds, lambda spent: bar.tell(spent / seconds, f"sampled {spent:.0f} of {seconds:g} s"))
         except KeyboardInterrupt:
             self._stopped = True
-            print("Stopped: what was sampled until now is kept.", file=sys.stderr)
+            if progress is not False:  # part of a longer measurement, which says it
+                print("Stopped: what was sampled until now is kept.", file=sys.stderr)
         finally:
             self._end()
         return self.frame()

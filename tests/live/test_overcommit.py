@@ -287,7 +287,7 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_nothing_behind(here, capfd, m
     interfered(monkeypatch, 3, lambda guests: os.kill(os.getpid(), signal.SIGINT))
     runs = measure.overcommit(here, 2, CPU, seconds=0.3, repeats=1000)
     assert runs.attrs["stopped"] and len(runs) == 2 and runs["predicted_turns_per_s"].notna().all()
-    assert "what was measured until now is kept" in capfd.readouterr().err
+    assert re.findall("Stopped.*", capfd.readouterr().err) == ["Stopped: what was measured until now is kept."]
     assert not left_behind(here)
 
 
