@@ -44,7 +44,10 @@ def _parser() -> argparse.ArgumentParser:
             made.add_argument("--json", action="store_true", help="a list of objects, for scripts")
         return made
 
-    command("doctor", _doctor, "what KVM needs and finds here, how fast it is, and what to do about it; 1 when something is missing")
+    doctor = command(
+        "doctor", _doctor, "what KVM needs and finds here, how fast it is, and what to do about it; 1 when something is missing"
+    )
+    doctor.add_argument("--clean", action="store_true", help="instead, put back the pins and shares that killed processes of yours left")
     threads = command("threads", _threads, "every thread: where it last ran and what it is for")
     threads.add_argument("--cpu", type=int, metavar="N", help="only those that last ran on this host CPU")
     threads.add_argument("--kind", metavar="KIND", help="only those of this kind, such as vcpu or kworker")
@@ -69,6 +72,8 @@ def _host(options: argparse.Namespace) -> Host:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.clean:
+        return _clean(options)
     import pandas as pd
 
     from kvmlab import columns, terminal
@@ -80,6 +85,15 @@ def _doctor(options: argparse.Namespace) -> int:
         checks = pd.concat([checks, columns.frame(readiness.rows(), "support")], ignore_index=True)
     print(terminal.as_json(checks) if options.json else terminal.readiness(checks))
     return int((checks["status"] == "fail").any())
+
+
+def _clean(options: argparse.Namespace) -> int:
+    if options.host is not None or options.json:
+        raise KvmlabError("doctor --clean puts back what is left on this machine, and says it in words: leave --host and --json out.")
+    from kvmlab.guest import replay
+
+    print(*replay.clean() or ["There is nothing to put back: no killed process of yours left a change."], sep="\n")
+    return 0
 
 
 def _threads(options: argparse.Namespace) -> None:

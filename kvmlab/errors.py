@@ -25,6 +25,14 @@ class PinError(KvmlabError):
     """A placement that the kernel did not take as asked. What had been changed was put back."""
 
 
+class ThreadError(KvmlabError, LookupError):
+    """A process or thread that is not there."""
+
+
+class PartitionError(KvmlabError):
+    """A cpuset partition that cannot be made here. What had been changed was put back."""
+
+
 class RecordingError(KvmlabError):
     """A file or folder that is no recording of a machine, or not safe to read as one."""
 

@@ -20,7 +20,8 @@ def pytest_configure() -> None:
     if os.geteuid() != 0 and "KVMLAB_TEST_HOME" not in os.environ:
         home = tempfile.mkdtemp(prefix="kvmlab-test-", dir="/tmp")  # short: UNIX socket names have 108 bytes
         os.environ["KVMLAB_TEST_HOME"] = home
-        for name, folder in {"RUNTIME_DIR": "run", "CONFIG_HOME": "config", "CACHE_HOME": "cache", "DATA_HOME": "data"}.items():
+        for name in ("RUNTIME_DIR", "CONFIG_HOME", "CACHE_HOME", "DATA_HOME", "STATE_HOME"):
+            folder = "run" if name == "RUNTIME_DIR" else name.removesuffix("_HOME").lower()
             os.makedirs(f"{home}/{folder}", mode=0o700)
             os.environ[f"XDG_{name}"] = f"{home}/{folder}"
 

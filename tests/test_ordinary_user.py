@@ -16,7 +16,8 @@ import pytest
 
 from tests.conftest import REPOSITORY, need
 
-TESTS = [*(f"tests/live/test_{name}.py" for name in ("endings", "lab", "migration", "pinning", "story", "subsystems")), "notebooks"]
+LIVE = ("endings", "journal", "lab", "migration", "pinning", "story", "subsystems")
+TESTS = [*(f"tests/live/test_{name}.py" for name in LIVE), "notebooks"]
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 
 

@@ -23,8 +23,9 @@ from kvmlab.guest.connection import connect, default_uri, explained, libvirt
 from kvmlab.guest.devices import wanted, write_disk
 from kvmlab.guest.guest import Guest
 from kvmlab.guest.lab_cpus import CpuModels
+from kvmlab.guest.lab_pins import Pinning
 from kvmlab.guest.microguest.page import wait_until
-from kvmlab.guest.pinning import Plan, restore
+from kvmlab.guest.pinning import Plan
 from kvmlab.guest.schedinfo import SchedInfo
 from kvmlab.guest.shape import shape
 from kvmlab.guest.spec import GuestSpec
@@ -44,7 +45,7 @@ _STATES = {
 }
 
 
-class GuestLab(CpuModels, SchedInfo):
+class GuestLab(CpuModels, Pinning, SchedInfo):
     """Guests on one libvirt. ``kvmlab.Lab`` is this with what measures and shows them.
 
     Guests are transient and auto-destroyed: when the Python process goes, however it goes, libvirt removes them.
@@ -59,10 +60,10 @@ class GuestLab(CpuModels, SchedInfo):
         self._mine: dict[str, Guest | None] = {}  # by uuid; None while it is being started
         self._seen: dict[str, vcpus.Process] = {}
         self._folders: dict[str, Path] = {}
-        self._undo: list[list] = []
         folders.sweep()
         self._image, self._folder = image.readable(self.uri)
         self._connection, self._log = connect(self.uri)
+        self._begin()
         atexit.register(self.close)
 
     def __repr__(self) -> str:
@@ -176,7 +177,7 @@ class GuestLab(CpuModels, SchedInfo):
         if taken.get(name) in self._mine:
             raise GuestError(f"The name '{name}' is taken by a guest of this Lab. Choose another, or end that one: its destroy().")
         if name in taken:
-            way = f"Choose another, or remove it: {self._virsh} destroy {name}."
+            way = f"Choose another, or wait until that is done; what nobody needs, {self.virsh} destroy {name} ends."
             raise GuestError(f"The name '{name}' is taken on {self.uri}, by another Lab or tool. {way}")
 
     def _destroy(self, uuid: str) -> None:
@@ -215,9 +216,9 @@ class GuestLab(CpuModels, SchedInfo):
             raise PlanError(f"There is no running guest {name!r} on {self.uri}: it has {', '.join(sorted(domains)) or 'none'}.")
         return domains[name]
 
-    def process(self, name: str) -> vcpus.Process:
+    def process(self, name: str, domain: libvirt.virDomain | None = None) -> vcpus.Process:
         """The QEMU process of a running guest, with its threads as they are now."""
-        return self._process(name, self.domain(name).UUIDString())
+        return self._process(name, (domain or self.domain(name)).UUIDString())
 
     def _process(self, name: str, uuid: str) -> vcpus.Process:
         known = self._seen.get(uuid)
@@ -272,7 +273,7 @@ class GuestLab(CpuModels, SchedInfo):
         domain, process, root = self._running(name)
         with explained(f"Asking for the XML of '{name}'"):
             xml = domain.XMLDesc()
-        rows = subsystems.rows(root, process, xml, self._virsh)
+        rows = subsystems.rows(root, process, xml, self.virsh)
         return self._frame(rows, "subsystems", subsystems.unavailable(root, process))
 
     @documents("layers")
@@ -290,7 +291,7 @@ class GuestLab(CpuModels, SchedInfo):
         domain, process, root = self._running(name)
         with explained(f"Asking for the statistics of '{name}'"):
             answers = self.connection.domainListGetStats([domain], libvirt.VIR_DOMAIN_STATS_VCPU)
-            known = layers.Domain(domain.ID(), answers[0][1] if answers else {}, self.uri, self._virsh)
+            known = layers.Domain(domain.ID(), answers[0][1] if answers else {}, self.uri, self.virsh)
         return self._frame(layers.rows(root, process, known), "layers", layers.unavailable(root, process, known))
 
     @documents("numbers")
@@ -316,7 +317,7 @@ class GuestLab(CpuModels, SchedInfo):
         return domain, self._process(name, domain.UUIDString()), SysRoot("/")
 
     @property
-    def _virsh(self) -> str:
+    def virsh(self) -> str:
         """How to call virsh for this libvirt."""
         return "virsh" if self.uri == default_uri() else f"virsh -c {shlex.quote(self.uri)}"
 
@@ -326,54 +327,18 @@ class GuestLab(CpuModels, SchedInfo):
         result.attrs["accel"] = self.accel
         return result
 
-    # ---- pinning
-
-    def plan(self, pins: Mapping[tuple[str, int | str], str | int]) -> Plan:
-        """Check a placement, without changing anything yet.
-
-        Parameters
-        ----------
-        pins : mapping
-            (guest, vCPU) or (guest, "emulator") to a CPU list, such as ``{("c1", 0): "1", ("c1", "emulator"): "0-1"}``.
-
-        Returns
-        -------
-        Plan
-            ``.commands()`` shows it in virsh's words, ``.apply()`` does it.
-
-        Raises
-        ------
-        PlanError
-            For an unknown guest or vCPU, an empty or malformed CPU list, or CPUs that are not online.
-        """
-        return Plan(self, pins)
-
-    def undo(self) -> int:
-        """Take the last change back: an applied plan, shares and quota. How many of its lines were put back: 0 when there was none."""
-        return restore(self._undo.pop()) if self._undo else 0
-
-    def remember(self, before: list) -> None:
-        """Keep what a change found, for `undo`."""
-        self._undo.append(before)
-
-    def must_be_mine(self, name: str) -> None:
-        """Raise unless this Lab may change the guest."""
-        if not self._allow_changes and self.domain(name).UUIDString() not in self._mine:
-            raise PlanError(f"'{name}' was not started by this Lab, which only watches it. To change it, open Lab(allow_changes=True).")
-
     # ---- the end
 
     def close(self) -> str:
         """Put back every pin and end every guest; says what was done. A daemon that a Lab started ends by itself."""
         if self._connection is None:
             return "This Lab was closed before."
-        undone, gone = 0, len(self._mine)
+        gone = len(self._mine)
         try:
-            while self._undo:  # what is ours goes anyway
-                undone += restore([step for step in self._undo.pop() if step.process.uuid not in self._mine])
+            undone = self._put_all_back()
         finally:
             self._end()
-        return f"{gone} guests gone" + (f", {undone} pins of other guests put back." if undone else ".")
+        return f"{gone} guests gone{f'; {undone}' if undone else ''}."
 
     def end(self, guests: Iterable[Guest]) -> None:
         """End several guests of this Lab at once, which is faster than one by one."""

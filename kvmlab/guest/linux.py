@@ -20,7 +20,7 @@ from typing import BinaryIO, ClassVar
 from kvmlab.errors import GuestError
 from kvmlab.guest.linux_image import LinuxImage, build, default_folder, find, newc
 
-__all__ = ["LinuxImage", "Shape", "boot", "boot_and_record", "build", "default_folder", "find", "offline"]
+__all__ = ["LinuxImage", "Shape", "boot", "boot_and_record", "build", "default_folder", "find", "find_or_build", "offline"]
 
 # One `cp` for all, not a process for each of thousands of files. It reads to the end, whatever size sysfs claims.
 _RECORD = r"""
@@ -116,6 +116,20 @@ class Shape:
 def offline(*cpus: int) -> str:
     """Lines of shell for Shape.setup that take CPUs away."""
     return "".join(f"echo 0 > /sys/devices/system/cpu/cpu{cpu}/online\n" for cpu in cpus)
+
+
+def find_or_build() -> LinuxImage:
+    """The image that was built before, or else one that is built now: some 30 MB are fetched, once.
+
+    Raises
+    ------
+    GuestError
+        Where there is none and none can be built, with what to type.
+    """
+    try:
+        return find()
+    except GuestError:
+        return build()
 
 
 def boot(image: LinuxImage, shape: Shape, script: str, seconds: float = 600) -> bytes:

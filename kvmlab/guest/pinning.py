@@ -1,190 +1,168 @@
-"""Pinning: plan -> apply -> read back -> undo.
-
-libvirt is asked first, so that it knows of the pin and `virsh vcpupin` shows it; then the kernel is read back for every
-thread. Pinning the emulator through libvirt moves QEMU's main thread, and the others only where cgroups do it for
-libvirt: a Plan moves the rest with sched_setaffinity(2), so that "emulator" means all of them, everywhere.
-"""
+"""Pinning: plan -> lint -> apply -> read back -> undo."""
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from kvmlab.errors import CpuListError, GuestError, PinError, PlanError
-from kvmlab.guest.connection import default_uri, explained, libvirt
+from kvmlab.columns import documents
+from kvmlab.errors import PlanError
+from kvmlab.guest import libvirt_pins, targets
+from kvmlab.guest.connection import explained, libvirt
+from kvmlab.guest.pinned import InLibvirt, Pinned, affinity
+from kvmlab.guest.targets import EMULATOR, Group, Pin, iothread
 from kvmlab.guest.vcpus import ROOT, Process
 from kvmlab.host import cpulist
 from kvmlab.host.cpusets import online_cpus
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from kvmlab.guest.lab import GuestLab
 
-EMULATOR = "emulator"
+__all__ = ["EMULATOR", "Pin", "Plan"]
 
-
-@dataclass(frozen=True)
-class Pin:
-    """One line of a plan: the CPUs that a vCPU (by number) or the emulator threads of a guest may use."""
-
-    guest: str
-    who: int | str
-    cpus: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.who if self.who == EMULATOR else f'vCPU {self.who}'} of '{self.guest}'"
-
-
-@dataclass(frozen=True)
-class _Before:
-    """What a pin found: the kernel's affinity of each thread, and libvirt's own idea of it."""
-
-    pin: Pin
-    process: Process
-    domain: libvirt.virDomain
-    affinity: dict[int, frozenset[int]]
-    known: tuple[bool, ...]
-
-    def put_back(self) -> None:
-        try:
-            _tell_libvirt(self, self.known)
-        finally:  # the kernel's part also where libvirt does not answer any more
-            for tid, cpus in self.affinity.items():
-                _move(self, tid, cpus)
+Key = tuple[str, int | str] | str
 
 
 class Plan:
-    """Where vCPUs and emulator threads may run, checked but not yet applied. Made by ``lab.plan``."""
+    """Where threads may run, checked but not yet applied. Made by ``lab.plan`` and ``lab.autoplan``.
 
-    def __init__(self, lab: GuestLab, pins: Mapping[tuple[str, int | str], str | int]):
-        self._lab = lab
-        self.pins = tuple(self._checked(key, cpus) for key, cpus in pins.items())
+    Attributes
+    ----------
+    pins : tuple of Pin
+        Its lines.
+    reasons : tuple of str
+        Why each line is as it is, where a planner made it; empty otherwise.
+    """
+
+    def __init__(self, lab: GuestLab, pins: Mapping[Key, str | int], reasons: Sequence[str] = ()):
+        self._lab, self.reasons = lab, tuple(reasons)
+        look, online = _Look(lab), online_cpus(ROOT)
+        self._groups: dict[Pin, Group] = {}
+        for key, cpus in pins.items():
+            pin = targets.named(key)
+            group = look.group(pin)
+            self._groups[Pin(pin.guest, pin.who, targets.legal_cpus(pin, cpus, online))] = group
+        targets.refuse_overlaps(self._groups)
+        self.pins = tuple(self._groups)
 
     def __repr__(self) -> str:
-        return "Plan: " + ("; ".join(f"{p} on CPU {cpulist.format(p.cpus)}" for p in self.pins) or "nothing")
+        return "Plan: " + ("; ".join(map(self._line, self.pins)) or "nothing")
 
-    def _checked(self, key: tuple[str, int | str], cpus: str | int) -> Pin:
-        if not (isinstance(key, tuple) and len(key) == 2):
-            raise PlanError(f"{key!r} names no thread: write (guest, vCPU) or (guest, 'emulator'), such as ('c1', 0).")
-        guest, who = key
-        process = self._lab.process(guest)
-        if who != EMULATOR and who not in process.vcpus:
-            legal = ", ".join(map(str, sorted(process.vcpus)))
-            raise PlanError(f"'{guest}' has no vCPU {who!r}: it has {legal}, and 'emulator'.")
-        pin = Pin(guest, who, ())
-        return Pin(guest, who, _legal_cpus(pin, cpus))
+    def _line(self, pin: Pin) -> str:
+        threads, bound = self._groups[pin]
+        count = f" ({len(threads)} thread{'s' * (len(threads) != 1)})" if pin.guest is None else ""
+        stay = f"; {bound} more that the kernel has bound stay" if bound else ""
+        return f"{pin}{count} on CPU {cpulist.format(pin.cpus)}{stay}"
+
+    @documents("lint")
+    def lint(self) -> pd.DataFrame:
+        """What is unwise about this machine as it would be with this plan; one row a finding.
+
+        Examples
+        --------
+        >>> lab.plan({("c1", 0): "1", ("c2", 0): "1"}).lint()[["rule", "severity", "why"]]    # doctest: +SKIP
+
+        """
+        from kvmlab.guest import lint, scene
+
+        return lint.lint(scene.of(self._lab).with_pins(self.pins))
 
     def commands(self) -> list[str]:
-        """The same in virsh's words, to learn and to paste; ``taskset`` for emulator threads that virsh may leave out."""
-        virsh = "virsh" if self._lab.uri == default_uri() else f"virsh -c {shlex.quote(self._lab.uri)}"
-        lines = []
-        for pin in self.pins:
-            cpus, process = cpulist.format(pin.cpus), self._lab.process(pin.guest)
-            if pin.who == EMULATOR:
-                lines.append(f"{virsh} emulatorpin {pin.guest} {cpus}")
-                lines += [f"taskset -pc {cpus} {tid}" for tid in process.emulator if tid != process.pid]
-            else:
-                lines.append(f"{virsh} vcpupin {pin.guest} {pin.who} {cpus}")
-        return lines
+        """The same in virsh's words, to learn and to paste; ``taskset`` for threads that virsh leaves out or knows nothing of."""
+        look = _Look(self._lab)
+        return [line for pin in self.pins for line in (self._virsh(look, pin) if pin.guest else _taskset(look, pin))]
 
-    def apply(self) -> None:
+    def _virsh(self, look: _Look, pin: Pin) -> list[str]:
+        virsh, guest, cpus = self._lab.virsh, shlex.quote(pin.guest), cpulist.format(pin.cpus)
+        if pin.who == EMULATOR:
+            others = [thread.tid for thread in look.group(pin).threads if thread.tid != thread.pid]
+            return [f"{virsh} emulatorpin {guest} {cpus}", *(f"taskset -pc {cpus} {tid}" for tid in others)]
+        if isinstance(pin.who, str):
+            return [f"{virsh} iothreadpin {guest} {iothread(pin.who)} {cpus}"]
+        return [f"{virsh} vcpupin {guest} {pin.who} {cpus}"]
+
+    def apply(self, persistent: bool = False) -> None:
         """Pin them all and read the kernel back; if one does not come true, everything is put back.
+
+        Plans of several processes do not interleave. What is changed of guests that this Lab did not start, and of threads
+        of no guest, is first written to a journal on disk: even after a kill -9 the next Lab, or ``kvmlab doctor --clean``,
+        puts it back.
+
+        Parameters
+        ----------
+        persistent : bool
+            Also change the guests' persistent definitions, as they will start next time. ``lab.undo`` puts these back too.
 
         Raises
         ------
         PinError
-            When the kernel's answer differs from the plan: which thread, what was asked, what it has.
+            When the kernel refuses, or its answer differs from the plan: which thread, what was asked, what it has.
+        PlanError
+            When a guest, a thread or a CPU of the plan is gone by now, a guest is not this Lab's to change, or has no
+            persistent definition.
         GuestError
-            When a guest is gone by now, or libvirt refuses.
+            When libvirt refuses.
         """
-        before: list[_Before] = []
-        try:
-            for pin in self.pins:
-                _legal_cpus(pin, cpulist.format(pin.cpus))  # a CPU may have gone offline since
-                before.append(self._find(pin))
-                _set(before[-1], set(pin.cpus))
-            for step in before:
-                _read_back(step)
-        except BaseException:
-            restore(before)
-            raise
-        self._lab.remember(before)
+        self._lab.change(lambda: self._find(persistent))
 
-    def _find(self, pin: Pin) -> _Before:
-        self._lab.must_be_mine(pin.guest)
-        process, domain = self._lab.process(pin.guest), self._lab.domain(pin.guest)
-        tids = process.emulator if pin.who == EMULATOR else [process.vcpus[pin.who]]
-        with explained(f"Asking where {pin} may run"):
-            known = domain.emulatorPinInfo(0) if pin.who == EMULATOR else domain.vcpuPinInfo(0)[pin.who]
-        affinity = {tid: cpus for tid in tids if (cpus := _affinity(pin, process, tid)) is not None}
-        return _Before(pin, process, domain, affinity, tuple(known))
+    def _find(self, persistent: bool) -> list[Pinned]:
+        look, online = _Look(self._lab), online_cpus(ROOT)
+        return [self._found(look, pin, online, persistent) for pin in self.pins]
 
+    def _found(self, look: _Look, pin: Pin, online: tuple[int, ...], persistent: bool) -> Pinned:
+        targets.legal_cpus(pin, cpulist.format(pin.cpus), online)  # a CPU may have gone offline since
+        guest, threads = self._in_libvirt(look, pin, persistent), look.group(pin).threads
+        if pin.guest is None and pin.who[:4] in ("tid ", "pid ") and not set(self._groups[pin].threads) & set(threads):
+            raise PlanError(f"{pin}: what the plan was made for has ended, and another has its number now. Make the plan anew.")
+        found = {thread: cpus for thread in threads if (cpus := affinity(thread)) is not None}
+        if not found:
+            raise PlanError(f"{pin}: its thread ended in this moment. Make the plan anew.")
+        return Pinned(pin, found, guest)
 
-def _legal_cpus(pin: Pin, cpus: str | int) -> tuple[int, ...]:
-    try:
-        wanted = cpulist.parse(str(cpus))
-    except CpuListError as error:
-        raise PlanError(f"{pin}: {error}") from error
-    online = online_cpus(ROOT)
-    if not wanted:
-        raise PlanError(f"{pin}: an empty CPU set; it must be able to run on one of the online CPUs {cpulist.format(online)}.")
-    if strange := sorted(set(wanted) - set(online)):
-        verb = f"CPU {strange[0]} is" if len(strange) == 1 else f"CPUs {cpulist.format(strange)} are"
-        raise PlanError(f"{pin}: {verb} not among the online CPUs {cpulist.format(online)}.")
-    return wanted
-
-
-def _set(step: _Before, cpus: set[int]) -> None:
-    _tell_libvirt(step, tuple(cpu in cpus for cpu in range(len(step.known))))
-    for tid in step.affinity:
-        _move(step, tid, cpus)
-
-
-def _tell_libvirt(step: _Before, cpumap: tuple[bool, ...]) -> None:
-    with explained(f"Pinning {step.pin}"):
-        if step.pin.who == EMULATOR:
-            step.domain.pinEmulator(cpumap, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-        else:
-            step.domain.pinVcpuFlags(step.pin.who, cpumap, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-
-
-def _affinity(pin: Pin, process: Process, tid: int) -> frozenset[int] | None:
-    """What the kernel lets a thread use; None for a helper thread of QEMU that ended meanwhile, as they do."""
-    try:
-        return frozenset(os.sched_getaffinity(tid))
-    except ProcessLookupError as error:
-        if pin.who == EMULATOR and process.alive():
+    def _in_libvirt(self, look: _Look, pin: Pin, persistent: bool) -> InLibvirt | None:
+        if pin.guest is None:
+            if persistent:
+                raise PlanError(f"{pin}: only guests have a persistent definition. Apply it in a plan of its own, without persistent=True.")
             return None
-        raise GuestError(f"{pin}: its thread is gone; was the guest stopped?") from error
+        domain, process = look.guest(pin.guest)
+        self._lab.must_be_mine(pin.guest, domain)
+        if not persistent:
+            return InLibvirt(process, domain, libvirt_pins.ask(domain, pin.who))
+        with explained(f"Asking whether '{pin.guest}' is persistent"):
+            if not domain.isPersistent():
+                why = "is transient: it has no persistent definition, and all of it is gone once it ends"
+                raise PlanError(f"'{pin.guest}' {why}. Apply the plan without persistent=True.")
+        return InLibvirt(process, domain, libvirt_pins.ask(domain, pin.who), True, libvirt_pins.defined(domain, pin.who))
 
 
-def _move(step: _Before, tid: int, cpus: set[int] | frozenset[int]) -> None:
-    if _affinity(step.pin, step.process, tid) in (None, cpus):
-        return
-    try:
-        os.sched_setaffinity(tid, cpus)
-    except PermissionError as error:
-        raise PinError(f"{step.pin}: its threads belong to another user; pin it as that user or as root.") from error
-    except OSError as error:
-        raise PinError(f"{step.pin}: the kernel refuses these CPUs ({error.strerror}); is its cpuset narrower?") from error
+def _taskset(look: _Look, pin: Pin) -> list[str]:
+    cpus, what = cpulist.format(pin.cpus), pin.who.partition(" ")
+    if what[0] == "kind":
+        return [f"taskset -pc {cpus} {thread.tid}" for thread in look.group(pin).threads]
+    return [f"taskset -{'a' * (what[0] == 'pid')}pc {cpus} {what[2]}"]
 
 
-def _read_back(step: _Before) -> None:
-    for tid in step.affinity:
-        now = _affinity(step.pin, step.process, tid)
-        if now not in (None, frozenset(step.pin.cpus)):
-            asked, has = cpulist.format(step.pin.cpus), cpulist.format(now or ())
-            raise PinError(
-                f"{step.pin}: asked for CPU {asked}, but the kernel lets thread {tid} use {has}. "
-                "Somebody else pins it too, or its cpuset is narrower (see /proc/TID/status: Cpus_allowed_list). Everything was put back."
-            )
+class _Look:
+    """One look at the guests and threads that a plan names: each guest is asked for once."""
 
+    def __init__(self, lab: GuestLab):
+        self._lab = lab
+        self._guests: dict[str, tuple[libvirt.virDomain, Process]] = {}
+        self._pids: dict[int, str] | None = None
 
-def restore(steps: list[_Before]) -> int:
-    """Put back what `steps` found, last one first; guests that are gone need nothing. How many lines were put back."""
-    alive = [step for step in reversed(steps) if step.process.alive()]
-    for step in alive:
-        step.put_back()
-    return len(alive)
+    def guest(self, name: str) -> tuple[libvirt.virDomain, Process]:
+        if name not in self._guests:
+            domain = self._lab.domain(name)
+            self._guests[name] = domain, self._lab.process(name, domain)
+        return self._guests[name]
+
+    def group(self, pin: Pin) -> Group:
+        """The threads that a line means."""
+        if pin.guest is not None:
+            return targets.of_guest(pin, self.guest(pin.guest)[1])
+        if self._pids is None:
+            self._pids = {process.pid: process.guest for process in self._lab.processes()}
+        return targets.of_nobody(pin, self._pids)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvmlab.errors import KvmlabError
 from kvmlab.guest import vcpus
 from kvmlab.guest.connection import libvirt
+from kvmlab.guest.schedinfo import quota_of
 from kvmlab.guest.vcpus import ROOT, Process
 from kvmlab.host import cpulist
 from kvmlab.host.cpusets import NODES, node_cpus, online_cpus
@@ -62,7 +64,7 @@ def watched(processes: Sequence[Process], seconds: float) -> list[VCpu]:
     KvmlabError
         For a time that is none, or longer than an hour.
     """
-    if not 0 < seconds <= _MOST_S:
+    if not isinstance(seconds, Real) or not 0 < seconds <= _MOST_S:
         raise KvmlabError(f"seconds={seconds!r}: write how long to watch, more than 0 and up to {_MOST_S}.")
     before = _readings(processes)
     time.sleep(seconds)
@@ -75,9 +77,15 @@ def _readings(processes: Iterable[Process]) -> dict[tuple, tuple]:
 
 
 def _between(before: tuple, after: tuple) -> VCpu:
-    """Of the columns: time_s is the first, allowed_cpus the eighth, run_s and run_delay_s the twelfth and the one after it."""
-    asked = None if None in (*before[11:13], *after[11:13]) else sum(after[11:13]) - sum(before[11:13])
-    return VCpu(after[1], frozenset(cpulist.parse(after[7])), None if asked is None else asked / (after[0] - before[0]))
+    """Of the columns: time_s is the first, allowed_cpus the eighth, run_s and run_delay_s the twelfth and the one after it.
+
+    The kernel books a wait when it ends, so that one which began before we looked may be longer than we did; and it books as a wait
+    what a quota takes away, though nobody else has the CPU then.
+    """
+    asked = None
+    if None not in (*before[11:13], *after[11:13]):
+        asked = min((sum(after[11:13]) - sum(before[11:13])) / (after[0] - before[0]), 1, quota_of(*after[3:5]) or 1)
+    return VCpu(after[1], frozenset(cpulist.parse(after[7])), asked)
 
 
 def of_this_host(lab: GuestLab, seconds: float) -> Iterator[tuple]:

@@ -22,6 +22,7 @@ from kvmlab.guest.vcpus import ROOT, Process
 if TYPE_CHECKING:
     import pandas as pd
 
+WHAT = "schedinfo"  # in the journal
 NAMES = ("cpu_shares", "vcpu_quota", "vcpu_period")  # libvirt's words, also for virsh schedinfo
 PERIOD_US = 100_000  # the kernel's default
 _SESSION = "CPU tuning is not available in session mode"  # libvirt's words
@@ -30,16 +31,66 @@ _CPU_CGROUP = re.compile(r"^(?:\d+:(?:[^:\n]*,)?cpu(?:,[^:\n]*)?|0:):(.*)$", re.
 
 
 @dataclass(frozen=True)
-class Before:
-    """What a change found, for ``lab.undo``."""
+class Change:
+    """New shares and quota, and what they found."""
 
     process: Process
-    domain: libvirt.virDomain
+    domain: libvirt.virDomain | None
+    wanted: dict[str, int]
     known: dict[str, int]
 
+    def __str__(self) -> str:
+        return f"shares and quota of '{self.process.guest}'"
+
+    @property
+    def uuid(self) -> str:
+        """Of the guest."""
+        return self.process.uuid
+
+    @property
+    def asked(self) -> str:
+        """In words."""
+        return f"{', '.join(f'{parameter}={value!r}' for parameter, value in self.wanted.items())} of '{self.process.guest}'"
+
+    def set(self) -> None:
+        """Tell libvirt."""
+        with explained(f"Setting {self.asked}"):
+            self.domain.setSchedulerParametersFlags(self.wanted, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def read_back(self) -> None:
+        """Raise where the kernel took another number."""
+        has = read(self.domain)
+        if differs := [parameter for parameter, value in self.wanted.items() if value > 0 and has[parameter] != value]:
+            raise GuestError(f"Setting {self.asked}: the kernel took {differs[0]}={has[differs[0]]} instead. It was put back.")
+
+    def there(self) -> bool:
+        """Whether the guest still runs."""
+        return self.domain is not None and self.process.alive()
+
+    def differs(self) -> str | None:
+        """What somebody else has changed since, in words; what is as it was found is as good as what was set."""
+        has = read(self.domain)
+        for parameter, value in self.wanted.items():
+            if has[parameter] not in (value, self.known[parameter]) and value > 0:  # -1 may read as one of several numbers
+                return f"{self}: {parameter} is {has[parameter]} now, and was set to {value}"
+        return None
+
     def put_back(self) -> None:
-        with explained(f"Putting back the shares and quota of '{self.process.guest}'"):
+        """As it was found."""
+        with explained(f"Putting back the {self}"):
             self.domain.setSchedulerParametersFlags(self.known, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def as_json(self) -> dict:
+        """For the journal."""
+        process = self.process
+        row = {"what": WHAT, "guest": process.guest, "uuid": process.uuid, "pid": process.pid, "start_ticks": process.start_ticks}
+        return row | {"wanted": self.wanted, "known": self.known}
+
+
+def from_json(row: dict, domain: libvirt.virDomain | None, same_boot: bool) -> Change:
+    """What the journal holds; a guest of another boot is gone."""
+    process = Process(row["guest"], row["uuid"], row["pid"], row["start_ticks"])
+    return Change(process, domain if same_boot else None, row["wanted"], row["known"])
 
 
 class SchedInfo:
@@ -51,7 +102,8 @@ class SchedInfo:
     ) -> pd.DataFrame:
         """A running guest's shares and quota, one row: as they are or, with numbers, as they are then. As `virsh schedinfo`.
 
-        ``lab.undo()`` takes a change back; the end of the Lab does so for guests that it did not start.
+        ``lab.undo()`` takes a change back; the end of the Lab does so for guests that it did not start, or the next Lab where
+        this one is killed.
 
         Parameters
         ----------
@@ -81,8 +133,8 @@ class SchedInfo:
             parameter: value for parameter, value in zip(NAMES, (cpu_shares, vcpu_quota, vcpu_period), strict=True) if value is not None
         }
         if wanted:
-            self.must_be_mine(name)
-            self.remember([_change(self.process(name), domain, wanted)])
+            self.must_be_mine(name, domain)
+            self.change(lambda: [_checked(self.process(name, domain), domain, wanted)])
         known = read(domain)
         return self._frame([_row(name, known)], "schedinfo", _unavailable(known))
 
@@ -110,21 +162,29 @@ def _unavailable(known: dict[str, int]) -> dict[str, str]:
     return dict.fromkeys(("cpu_shares", "quota", "period_s"), f"{_SESSION}; {_WHO}")
 
 
-def _change(process: Process, domain: libvirt.virDomain, wanted: dict[str, int]) -> Before:
-    """Set them and read them back; if the kernel's answer differs, what was there before is put back."""
-    asked = f"{', '.join(f'{parameter}={value!r}' for parameter, value in wanted.items())} of '{process.guest}'"
-    if strange := [parameter for parameter, value in wanted.items() if type(value) is not int or value == 0]:
-        raise GuestError(f"Setting {asked}: {strange[0]} is a whole number, and not 0; a vcpu_quota of -1 is none.")  # 0: libvirt's default
-    if not (known := read(domain)):
-        raise GuestError(f"Setting {asked}: {_SESSION}; {_WHO}.")
-    before = Before(process, domain, {parameter: known[parameter] for parameter in wanted})
-    with explained(f"Setting {asked}"):
-        domain.setSchedulerParametersFlags(wanted, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-    has = read(domain)
-    if differs := [parameter for parameter, value in wanted.items() if value > 0 and has[parameter] != value]:
-        before.put_back()
-        raise GuestError(f"Setting {asked}: the kernel took {differs[0]}={has[differs[0]]} instead. It was put back.")
-    return before
+def _checked(process: Process, domain: libvirt.virDomain, wanted: dict[str, int]) -> Change:
+    known = read(domain)
+    change = Change(process, domain, wanted, {parameter: known[parameter] for parameter in wanted if known})
+    if strange := [parameter for parameter, value in wanted.items() if not _is_legal(parameter, value)]:
+        raise GuestError(f"Setting {change.asked}: {strange[0]} is a whole number above 0; a vcpu_quota of -1 is none.")
+    if not known:
+        raise GuestError(f"Setting {change.asked}: {_SESSION}; {_WHO}.")
+    return change
+
+
+def _is_legal(parameter: str, value: object) -> bool:
+    """What libvirt could be told; its 0 means the default, and below -1 it takes everything for none."""
+    return type(value) is int and (0 < value < 1 << 63 or (parameter, value) == ("vcpu_quota", -1))
+
+
+def quota_of(pid: int, tid: int) -> float | None:
+    """CPUs' worth that a thread's own CPU cgroup may take; libvirt makes one for each vCPU. None: all of it, or not known."""
+    for folder in _CPU_CGROUP.findall(ROOT.read(f"proc/{pid}/task/{tid}/cgroup") or ""):
+        v1, v2 = f"sys/fs/cgroup/cpu{folder}", f"sys/fs/cgroup{folder}"
+        words = (ROOT.read(f"{v2}/cpu.max") or "").split() or [ROOT.read(f"{v1}/cpu.cfs_{name}_us") or "" for name in ("quota", "period")]
+        if all(word.isdecimal() for word in words):
+            return int(words[0]) / int(words[1])
+    return None
 
 
 def grouped(processes: Iterable[Process]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from kvmlab.columns import FRAMES, documents, frame
-from kvmlab.host import caches, cputime, flags, isolation, kvm, numa, support, threads, topology
+from kvmlab.host import affinity, caches, cputime, flags, isolation, kvm, numa, support, threads, topology
 from kvmlab.host.cpusets import online_cpus
 from kvmlab.host.recording import Recording
 from kvmlab.host.sysroot import SysRoot
@@ -172,6 +172,32 @@ class Host:
 
         """
         return self._frame("threads_per_cpu", lambda root: threads.per_cpu_rows(threads.rows(root)))
+
+    @documents("affinity")
+    def affinity(self, *ids: int) -> pd.DataFrame:
+        """Where threads may run, where they are, and how often they moved: one row a thread.
+
+        ``attrs["migrations"]`` says by what they were counted. ``measure.follow(lambda: host.affinity(pid))`` repeats it, and
+        ``measure.thread_moves`` counts what changed, also where the kernel counts no migrations.
+
+        Parameters
+        ----------
+        *ids : int
+            A process, for all of its threads, or a thread, for itself alone. Of several, those that ended are left out.
+
+        Raises
+        ------
+        ThreadError
+            For what is no number of a process or thread, or where there is none of them.
+
+        Examples
+        --------
+        >>> Host().affinity(1)[["comm", "cpu", "allowed_cpus", "movable", "migrations"]]    # doctest: +SKIP
+
+        """
+        result = self._frame("affinity", affinity.rows, ids, unavailable=affinity.unavailable(self.root))
+        result.attrs["migrations"] = affinity.COUNTED if result["migrations"].notna().any() else affinity.NOT_COUNTED
+        return result
 
     @documents("cpu_times")
     def cpu_times(self) -> pd.DataFrame:

@@ -1,67 +1,188 @@
 """Pins for real: asked of libvirt, read back from the kernel, taken back again."""
 
 import os
+import random
+import signal
 import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from kvmlab import KvmlabError, cpulist
-from kvmlab.guest import pinning
+from kvmlab import KvmlabError, Lab, cpulist, measure
+from kvmlab.errors import PinError, PlanError
+from kvmlab.guest import journal, pinned, pinning
+from kvmlab.guest.pinned import Pinned, affinity
 from kvmlab.guest.pinning import EMULATOR
+from kvmlab.guest.targets import Thread, named
+from tests.live import foreign
 
-ALL = cpulist.format(os.sched_getaffinity(0))
-TWO = len(os.sched_getaffinity(0)) > 1
+CPUS = sorted(os.sched_getaffinity(0))
+ALL = cpulist.format(CPUS)
+FIRST, LAST = CPUS[0], CPUS[-1]
+two = pytest.mark.skipif(len(CPUS) < 2, reason="one CPU: there is nowhere to go")
+ROOT = os.geteuid() == 0
+THREADS = """
+import sys, threading
+def wait(): threading.Event().wait()
+for line in sys.stdin:  # a line, a thread
+    threading.Thread(target=wait, daemon=True).start()
+    print("up", flush=True)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def state(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def shared(live):
+    with Lab() as lab:
+        lab.start("kl-c1", vcpus=2, devices="all")
+        yield lab
 
 
 @pytest.fixture
-def c1(lab):
-    return lab.start("kl-c1", vcpus=2)
+def c1(shared):
+    """As it came up, and so again afterwards."""
+    guest = shared._mine[shared.domain("kl-c1").UUIDString()]
+    before = affinities(guest.process)
+    yield guest
+    while shared.undoable:
+        shared.undo(force=True)
+    assert {tid: cpus for tid, cpus in affinities(guest.process).items() if tid in before}.items() <= before.items()
 
 
-def affinities(guest) -> dict[int, set[int]]:
-    process = guest.process.look()
-    return {tid: os.sched_getaffinity(tid) for tid in (*process.vcpus.values(), *process.emulator)}
+@pytest.fixture
+def child():
+    """A process of our own with three threads, and more if it is told so."""
+    process = subprocess.Popen([sys.executable, "-c", THREADS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for _ in range(2):
+        another_thread(process)
+    yield process
+    process.kill()
+    process.communicate()
 
 
-def test_a_plan_comes_true_in_the_kernel_and_in_libvirt(lab, c1):
-    lab.plan({("kl-c1", 0): "0", ("kl-c1", EMULATOR): 0}).apply()
+def another_thread(process: subprocess.Popen) -> None:
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "up\n"
+
+
+def affinities(process) -> dict[int, set[int]]:
+    process.look()
+    tids = (*process.vcpus.values(), *process.iothreads, *process.emulator)
+    return {tid: cpus for tid in tids if (cpus := may_use(tid)) is not None}  # QEMU's idle workers end when they like
+
+
+def may_use(tid: int) -> set[int] | None:
+    with suppress(ProcessLookupError):
+        return os.sched_getaffinity(tid)
+    return None
+
+
+def of_process(pid: int) -> list[set[int]]:
+    return [os.sched_getaffinity(int(tid)) for tid in os.listdir(f"/proc/{pid}/task")]
+
+
+def virsh(lab: Lab, *words: str) -> str:
+    return subprocess.run(["virsh", "-c", lab.uri, *words], capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+# ---- plan and apply
+
+
+def test_a_plan_comes_true_in_the_kernel_and_in_libvirt(shared, c1):
+    shared.plan({("kl-c1", 0): FIRST, ("kl-c1", EMULATOR): FIRST, ("kl-c1", "iothread 1"): LAST}).apply()
     process = c1.process.look()
-    assert os.sched_getaffinity(process.vcpus[0]) == {0}
-    assert [os.sched_getaffinity(tid) for tid in process.emulator] == [{0}] * len(process.emulator)
+    assert os.sched_getaffinity(process.vcpus[0]) == {FIRST} and os.sched_getaffinity(process.vcpus[1]) == set(CPUS)
+    assert {frozenset(os.sched_getaffinity(tid)) for tid in process.emulator} == {frozenset({FIRST})}
     assert len(process.emulator) > 1  # also the threads that libvirt itself would have left where they were
-    pins = subprocess.run(["virsh", "vcpupin", "kl-c1"], capture_output=True, text=True, check=True).stdout
-    assert next(line.split() for line in pins.splitlines()[2:] if line.strip()) == ["0", "0"]
+    assert [os.sched_getaffinity(tid) for tid in process.iothreads] == [{LAST}]
+    for said, who, cpu in (("vcpupin", "0", FIRST), ("emulatorpin", "*:", FIRST), ("iothreadinfo", "1", LAST)):
+        lines = virsh(shared, said, "kl-c1").splitlines()[2:]
+        assert next(line.split() for line in lines if line.strip()) == [who, str(cpu)]
 
 
-def test_undo_goes_back_one_step_at_a_time(lab, c1):
-    before = affinities(c1)
-    lab.plan({("kl-c1", 0): "0"}).apply()
-    lab.plan({("kl-c1", 0): ALL, ("kl-c1", EMULATOR): "0"}).apply()
-    assert lab.undo() == 2 and lab.vcpus()["allowed_cpus"].tolist() == ["0", ALL]
-    assert lab.undo() == 1 and affinities(c1) == before
-    assert lab.undo() == 0
+def test_the_kernel_says_so_through_taskset_too(shared, c1, child):
+    tid = max(int(name) for name in os.listdir(f"/proc/{child.pid}/task"))
+    shared.plan({f"tid {tid}": FIRST}).apply()
+    said = subprocess.run(["taskset", "-apc", str(child.pid)], capture_output=True, text=True, check=True).stdout
+    lists = {int(line.split("'")[0].removeprefix("pid ")): line.split(": ")[1] for line in said.splitlines()}
+    assert {number: cpulist.parse(cpus) for number, cpus in lists.items() if number == tid} == {tid: (FIRST,)}
+    assert [cpulist.parse(cpus) for number, cpus in lists.items() if number != tid] == [tuple(CPUS)] * 2
 
 
-def test_the_commands_do_the_same_as_apply(lab, c1):
-    plan = lab.plan({("kl-c1", 1): "0", ("kl-c1", EMULATOR): "0"})
-    before = affinities(c1)
-    assert plan.commands()[:2] == ["virsh vcpupin kl-c1 1 0", "virsh emulatorpin kl-c1 0"]
+def test_only_those_that_are_meant_are_moved_even_if_they_all_started_in_this_very_moment(shared, c1, child, monkeypatch):
+    monkeypatch.setattr(pinned.time, "clock_gettime", lambda clock: 0)
+    shared.plan({("kl-c1", "iothread 1"): FIRST, f"tid {child.pid}": FIRST}).apply()
+    assert {frozenset(cpus) for tid, cpus in affinities(c1.process).items() if tid not in c1.process.iothreads} == {frozenset(CPUS)}
+    assert may_use(child.pid) == {FIRST} and sorted(map(len, of_process(child.pid))) == [1, len(CPUS), len(CPUS)]
+
+
+def test_undo_goes_back_one_step_at_a_time(shared, c1, child):
+    before = affinities(c1.process)
+    shared.plan({("kl-c1", 0): FIRST}).apply()
+    shared.plan({("kl-c1", 0): ALL, ("kl-c1", EMULATOR): FIRST, f"pid {child.pid}": FIRST}).apply()
+    assert shared.undoable == 2 and of_process(child.pid) == [{FIRST}] * 3
+    assert shared.undo() == 3 and may_use(c1.process.vcpus[0]) == {FIRST} and of_process(child.pid) == [set(CPUS)] * 3
+    assert shared.undo() == 1 and affinities(c1.process).items() <= before.items()
+    assert shared.undo() == 0 == shared.undoable
+
+
+def test_the_commands_do_the_same_as_apply(shared, c1, child):
+    tid = max(int(name) for name in os.listdir(f"/proc/{child.pid}/task"))
+    pins = {("kl-c1", 1): FIRST, ("kl-c1", EMULATOR): FIRST, ("kl-c1", "iothread 1"): FIRST, f"pid {child.pid}": FIRST}
+    plan = shared.plan(pins)
+    assert [line for line in plan.commands() if line.startswith("virsh")] == [
+        f"virsh vcpupin kl-c1 1 {FIRST}",
+        f"virsh emulatorpin kl-c1 {FIRST}",
+        f"virsh iothreadpin kl-c1 1 {FIRST}",
+    ]
+    assert plan.commands()[-1] == f"taskset -apc {FIRST} {child.pid}"
+    assert shared.plan({f"tid {tid}": ALL}).commands() == [f"taskset -pc {ALL} {tid}"]
+    before = affinities(c1.process), of_process(child.pid)
+    commands = plan.commands()
     plan.apply()
-    applied = affinities(c1)
-    lab.undo()
-    assert affinities(c1) == before
-    for command in plan.commands():
-        subprocess.run(command.split(), check=True, capture_output=True)
-    assert affinities(c1) == applied
+    applied = affinities(c1.process), of_process(child.pid)
+    shared.undo()
+    assert affinities(c1.process).items() <= before[0].items() and of_process(child.pid) == before[1]
+    try:
+        for command in commands:
+            subprocess.run(command.split(), check="virsh" in command, capture_output=True)  # a worker of QEMU may have ended
+        assert affinities(c1.process).items() <= applied[0].items() and of_process(child.pid) == applied[1]
+    finally:
+        shared.plan({("kl-c1", who): ALL for who in (1, EMULATOR, "iothread 1")}).apply()
+        shared._undo.clear()
+
+
+@pytest.mark.skipif(not ROOT, reason="the kernel's threads are root's to move")
+def test_all_threads_of_a_kind_are_moved_and_come_back(shared):
+    plan = shared.plan({"kind kcompactd": FIRST})
+    tids = [int(line.split()[-1]) for line in plan.commands()]
+    before = [may_use(tid) for tid in tids]
+    plan.apply()
+    assert [may_use(tid) for tid in tids] == [{FIRST}] * len(tids) and "thread" in repr(plan)
+    shared.undo()
+    assert [may_use(tid) for tid in tids] == before
 
 
 @pytest.mark.parametrize(
     "pins, words",
     [
         ({("kl-c2", 0): "0"}, "no running guest 'kl-c2'.*kl-c1"),
-        ({("kl-c1", 2): "0"}, "has no vCPU 2: it has 0, 1, and 'emulator'"),
+        ({("kl-c1", 2): "0"}, "has no vCPU 2: it has 0, 1, 'iothread 1', and 'emulator'"),
         ({("kl-c1", "emu"): "0"}, "has no vCPU 'emu'"),
+        ({("kl-c1", "iothread 7"): "0"}, "has no I/O thread 'iothread 7'.* 'iothread 1'"),
         ({"kl-c1": "0"}, "names no thread"),
+        ({"tid 4194304": "0"}, "tid 4194304: no such thread"),
+        ({"kind migration": "0"}, "kind migration: the kernel has bound all|none that could be moved"),
         ({("kl-c1", 0): ""}, "an empty CPU set.*online CPUs 0"),
         ({("kl-c1", 0): "0,^0"}, "an empty CPU set"),
         ({("kl-c1", 0): "9999"}, "vCPU 0 of 'kl-c1': CPU 9999 is not among the online CPUs 0"),
@@ -75,50 +196,323 @@ def test_the_commands_do_the_same_as_apply(lab, c1):
         ({("kl-c1", 0): "0", ("kl-c1", 1): "x"}, "vCPU 1 of 'kl-c1'"),
     ],
 )
-def test_what_cannot_be_is_named_before_anything_changes(lab, c1, pins, words):
-    before = affinities(c1)
+def test_what_cannot_be_is_named_before_anything_changes(shared, c1, pins, words):
+    before = affinities(c1.process)
     with pytest.raises(KvmlabError, match=words):
-        lab.plan(pins)
-    assert affinities(c1) == before
+        shared.plan(pins)
+    assert affinities(c1.process).items() <= before.items()
 
 
-def test_all_or_nothing_when_the_kernel_does_otherwise(lab, c1, monkeypatch):
-    """A cpuset narrower than the plan cannot be made here without changing the machine: the kernel's answer is a fake."""
-    before = affinities(c1)
-    last = c1.process.look().vcpus[1]
-    real = os.sched_getaffinity
-    moved = []
-
-    def narrowed(tid):
-        return {4095} if tid == last and moved else real(tid)
-
-    monkeypatch.setattr(pinning.os, "sched_getaffinity", narrowed)
-    monkeypatch.setattr(pinning, "_read_back", lambda step, check=pinning._read_back: (moved.append(1), check(step)))
-    with pytest.raises(KvmlabError, match=r"vCPU 1 of 'kl-c1': asked for CPU 0, but the kernel lets thread \d+ use 4095"):
-        lab.plan({("kl-c1", 0): "0", ("kl-c1", 1): "0"}).apply()
-    monkeypatch.undo()
-    assert affinities(c1) == before and lab.undo() == 0
+def test_the_threads_of_a_guest_are_named_as_its_own(shared, c1):
+    for key in (f"pid {c1.process.pid}", f"tid {c1.process.vcpus[1]}"):
+        with pytest.raises(PlanError, match=r"belongs to the guest 'kl-c1'. Pin that by its own names: \('kl-c1', 0\)"):
+            shared.plan({key: FIRST})
 
 
-def test_a_guest_that_went_between_plan_and_apply_is_an_error(lab, c1):
-    plan = lab.plan({("kl-c1", 0): "0"})
-    c1.destroy()
-    with pytest.raises(KvmlabError, match="no running guest 'kl-c1'"):
+def test_a_guest_without_a_definition_has_none_to_change(shared, c1, child):
+    with pytest.raises(PlanError, match=r"'kl-c1' is transient.*without persistent=True"):
+        shared.plan({("kl-c1", 0): FIRST}).apply(persistent=True)
+    with pytest.raises(PlanError, match="only guests have a persistent definition"):
+        shared.plan({f"tid {child.pid}": FIRST}).apply(persistent=True)
+    assert may_use(c1.process.vcpus[0]) == set(CPUS) and not shared.undoable
+
+
+# ---- all or nothing
+
+
+def test_all_or_nothing_when_the_kernel_does_otherwise(shared, c1, monkeypatch):
+    """libvirt makes the cpusets of its guests itself, so for one of them the kernel's answer is a fake."""
+    before, real = affinities(c1.process), Pinned.read_back
+
+    def reads_back(row):
+        with monkeypatch.context() as patch:
+            if row.pin.who == 1:
+                patch.setattr(pinned, "affinity", lambda thread: frozenset({4095}))
+            real(row)
+
+    monkeypatch.setattr(Pinned, "read_back", reads_back)
+    with pytest.raises(PinError, match=rf"vCPU 1 of 'kl-c1': asked for CPU {FIRST}, but the kernel lets thread \d+ use 4095.*put back"):
+        shared.plan({("kl-c1", 0): FIRST, ("kl-c1", 1): FIRST}).apply()
+    assert affinities(c1.process).items() <= before.items() and shared.undo() == 0
+
+
+@pytest.fixture
+def narrow():
+    """A cpuset of one CPU, as an administrator would make it."""
+    place = Path("/sys/fs/cgroup/cpuset/kl-narrow")
+    try:
+        if not place.parent.is_dir():  # cgroup v2
+            place = Path("/sys/fs/cgroup/kl-narrow")
+            if "cpuset" not in Path("/sys/fs/cgroup/cgroup.subtree_control").read_text():
+                pytest.skip("no cpusets in the root cgroup here")
+        place.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cpuset can be made here: {error}")
+    try:
+        (place / "cpuset.mems").write_text("0")
+        (place / "cpuset.cpus").write_text(str(FIRST))
+        yield place
+    finally:
+        place.rmdir()
+
+
+@two
+@pytest.mark.parametrize(("cpus", "words"), [(LAST, "the kernel refuses CPU"), (ALL, f"asked for CPU {ALL}, but the kernel lets thread")])
+def test_a_cpuset_narrower_than_the_plan_is_noticed_and_named(shared, c1, narrow, cpus, words):
+    """The kernel refuses what is all outside of it, and silently narrows the rest."""
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        (narrow / "cgroup.procs").write_text(str(child.pid))
+        with pytest.raises(PinError, match=rf"tid {child.pid}: {words}.*cpuset /kl-narrow"):
+            shared.plan({("kl-c1", 0): FIRST, f"tid {child.pid}": cpus}).apply()
+        assert may_use(child.pid) == {FIRST} and may_use(c1.process.vcpus[0]) == set(CPUS) and not shared.undoable
+        assert not list(journal.folder().glob("*.jsonl"))
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_guest_that_went_between_plan_and_apply_is_an_error(lab):
+    guest = lab.start("kl-c2")
+    plan = lab.plan({("kl-c2", 0): FIRST})
+    guest.destroy()
+    with pytest.raises(KvmlabError, match="no running guest 'kl-c2'"):
         plan.apply()
 
 
-def test_undo_forgives_a_guest_that_is_gone(lab, c1):
-    lab.plan({("kl-c1", 0): "0"}).apply()
-    c1.destroy()
-    assert lab.undo() == 0
+def test_a_thread_that_went_between_plan_and_apply_is_an_error(shared, c1, child):
+    plan = shared.plan({("kl-c1", 0): FIRST, f"pid {child.pid}": FIRST})
+    child.kill()
+    child.wait()
+    with pytest.raises(PlanError, match=f"pid {child.pid}: no such thread runs"):
+        plan.apply()
+    assert may_use(c1.process.vcpus[0]) == set(CPUS) and not shared.undoable
 
 
-@pytest.mark.skipif(not TWO, reason="one CPU: there is nowhere to go")
-def test_a_pinned_vcpu_runs_where_it_may_and_nowhere_else(lab, c1):
-    from kvmlab import measure
+def test_another_thread_that_has_the_number_by_now_is_left_alone(shared, child):
+    """The number is not really taken anew: the plan's thread is made an older one."""
+    plan = shared.plan({f"tid {child.pid}": FIRST})
+    (group,) = plan._groups.values()
+    (thread,) = group.threads
+    older = Thread(thread.pid, thread.tid, thread.start_ticks - 1)
+    plan._groups[plan.pins[0]] = group._replace(threads=(older,))
+    with pytest.raises(PlanError, match="another has its number now"):
+        plan.apply()
+    assert affinity(older) is None and may_use(child.pid) == set(CPUS)
 
+
+@two
+def test_a_cpu_that_went_offline_between_plan_and_apply_is_an_error(shared, c1, monkeypatch):
+    """A fake: this machine keeps its CPUs."""
+    plan = shared.plan({("kl-c1", 0): FIRST, ("kl-c1", 1): LAST})
+    monkeypatch.setattr(pinning, "online_cpus", lambda root: (FIRST,))
+    with pytest.raises(PlanError, match=f"vCPU 1 of 'kl-c1': CPU {LAST} is not among the online CPUs {FIRST}"):
+        plan.apply()
+    assert may_use(c1.process.vcpus[0]) == set(CPUS) and not shared.undoable
+
+
+def test_a_thread_of_another_user_is_said_to_be_theirs(shared):
+    if not ROOT:
+        with pytest.raises(PinError, match=r"tid 1: thread 1 belongs to \w+ \(uid 0\); pin it as that user or as root"):
+            shared.plan({"tid 1": FIRST}).apply()
+        assert not shared.undoable
+        return
+    tid = os.getpid()
+    row = Pinned(named(f"tid {tid}"), {Thread(tid, tid, pinned.read_stat(pinned.ROOT, tid, tid).start_ticks): frozenset(CPUS)})
+    stranger = subprocess.Popen(["setpriv", "--reuid", "65534", "--clear-groups", "sleep", "60"])
+    try:
+        shared.plan({f"tid {stranger.pid}": FIRST}).apply()  # root may
+        assert shared.undo() == 1
+    finally:
+        stranger.kill()
+        stranger.wait()
+    os.seteuid(65534)
+    try:
+        theirs = Thread(1, 1, pinned.read_stat(pinned.ROOT, 1, 1).start_ticks)
+        with pytest.raises(PinError, match=r"thread 1 belongs to root \(uid 0\); pin it as that user or as root"):
+            row._move(theirs, frozenset({4095}))
+    finally:
+        os.seteuid(0)
+
+
+def test_ctrl_c_in_the_middle_waits_until_all_of_it_is_done(shared, c1, monkeypatch):
+    def strikes(row, real=Pinned.set):
+        signal.raise_signal(signal.SIGINT)
+        real(row)
+
+    monkeypatch.setattr(Pinned, "set", strikes)
+    with pytest.raises(KeyboardInterrupt):
+        shared.plan({("kl-c1", 0): FIRST, ("kl-c1", 1): FIRST}).apply()
+    assert [may_use(tid) for tid in c1.process.vcpus.values()] == [{FIRST}] * 2 and shared.undoable == 1
+    monkeypatch.undo()
+
+    def strikes_back(row, real=Pinned.put_back):
+        signal.raise_signal(signal.SIGINT)
+        real(row)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Pinned, "put_back", strikes_back)
+        shared.undo()
+    assert [may_use(tid) for tid in c1.process.vcpus.values()] == [set(CPUS)] * 2 and shared.undoable == 0
+
+
+# ---- others
+
+
+def test_undo_forgives_a_guest_that_is_gone(lab):
+    guest = lab.start("kl-c2")
+    lab.plan({("kl-c2", 0): FIRST}).apply()
+    guest.destroy()
+    assert lab.undo() == 0 == lab.undoable
+
+
+@two
+def test_what_virsh_pinned_meanwhile_is_asked_about_before_it_is_overwritten(shared, c1):
+    shared.plan({("kl-c1", 0): FIRST, ("kl-c1", 1): FIRST}).apply()
+    virsh(shared, "vcpupin", "kl-c1", "1", str(LAST))
+    with pytest.raises(PinError, match=rf"vCPU 1 of 'kl-c1': libvirt has it on CPU {LAST} now, and was told {FIRST}.*undo\(force=True\)"):
+        shared.undo()
+    assert [may_use(tid) for _, tid in sorted(c1.process.vcpus.items())] == [{FIRST}, {LAST}] and shared.undoable == 1
+    assert shared.undo(force=True) == 2
+    assert [may_use(tid) for tid in c1.process.vcpus.values()] == [set(CPUS)] * 2
+
+
+@two
+def test_what_taskset_moved_meanwhile_is_noticed_though_libvirt_knows_nothing(shared, c1, child):
+    shared.plan({("kl-c1", EMULATOR): FIRST, f"pid {child.pid}": FIRST}).apply()
+    subprocess.run(["taskset", "-pc", ALL, str(child.pid)], check=True, capture_output=True)
+    assert shared.undo() == 2  # as it was found: nobody's wish is overwritten
+    shared.plan({f"pid {child.pid}": ALL}).apply()
+    subprocess.run(["taskset", "-pc", str(LAST), str(child.pid)], check=True, capture_output=True)
+    with pytest.raises(PinError, match=f"thread {child.pid} may use CPU {LAST} now, and was left on {ALL}"):
+        shared.undo()
+    assert shared.undo(force=True) == 1 and may_use(child.pid) == set(CPUS)
+
+
+def test_threads_that_came_meanwhile_are_moved_back_too(shared, child):
+    shared.plan({f"pid {child.pid}": FIRST}).apply()
+    another_thread(child)
+    assert of_process(child.pid) == [{FIRST}] * 4
+    shared.undo()
+    assert of_process(child.pid) == [set(CPUS)] * 4
+
+
+def test_a_helper_that_qemu_started_meanwhile_is_moved_back_too(shared, tmp_path_factory):
+    """A disk that is plugged in makes QEMU start a worker thread, on the CPU of the thread that starts it."""
+    folder = tmp_path_factory.mktemp("disk")
+    with foreign.guest(shared, "kl-foreign") as domain, Lab(shared.uri, allow_changes=True) as lab:
+        process = lab.process("kl-foreign")
+        before = affinities(process)
+        lab.plan({("kl-foreign", EMULATOR): FIRST}).apply()
+        foreign.plug_disk(domain, folder)
+        new = affinities(process).keys() - before.keys()
+        if not new:
+            pytest.skip("this QEMU opens a disk without a helper")
+        assert [may_use(tid) for tid in new] == [{FIRST}] * len(new)
+        lab.undo()
+        assert set(map(frozenset, affinities(process).values())) == {frozenset(CPUS)}
+
+
+# ---- definitions, and the end of the Lab
+
+
+@pytest.mark.parametrize("had", [False, True])
+def test_a_persistent_definition_is_changed_and_put_back(shared, had):
+    with foreign.guest(shared, "kl-foreign") as domain, Lab(shared.uri, allow_changes=True) as lab:
+        if had:
+            for command in (("vcpupin", "kl-foreign", "0"), ("emulatorpin", "kl-foreign"), ("iothreadpin", "kl-foreign", "1")):
+                virsh(lab, *command, str(LAST), "--config")
+        before = foreign.pins(domain)
+        plan = lab.plan({("kl-foreign", who): FIRST for who in (0, EMULATOR, "iothread 1")})
+        plan.apply(persistent=True)
+        assert foreign.pins(domain) == [("emulatorpin", str(FIRST)), ("iothreadpin", str(FIRST)), ("vcpupin", str(FIRST))]
+        assert lab.undo() == 3 and foreign.pins(domain) == before and bool(before) == had
+        plan.apply(persistent=True)
+        virsh(lab, "emulatorpin", "kl-foreign", ALL, "--config")
+        if len(CPUS) > 1:
+            with pytest.raises(PinError, match=f"emulator of 'kl-foreign': its definition says CPU {ALL} now, and was told {FIRST}"):
+                lab.undo()
+        domain.destroy()  # the definition is put back all the same
+        assert lab.undo(force=True) == 3 and foreign.pins(domain) == before
+
+
+@two
+def test_the_end_of_a_lab_puts_back_what_is_not_its_own_and_nobody_else_has_changed(shared, c1, child):
+    with foreign.guest(shared, "kl-foreign") as domain:
+        lab = Lab(shared.uri, allow_changes=True)
+        process = lab.process("kl-foreign")
+        lab.plan({("kl-foreign", 0): FIRST, ("kl-foreign", 1): FIRST, f"tid {child.pid}": FIRST}).apply()
+        domain.pinVcpu(1, tuple(cpu == LAST for cpu in range(LAST + 1)))
+        words = lab.close()
+        assert "0 guests gone; 2 changes of what is not its own put back; left alone" in words and "vCPU 1 of 'kl-foreign'" in words
+        assert [may_use(tid) for _, tid in sorted(process.vcpus.items())] == [set(CPUS), {LAST}] and may_use(child.pid) == set(CPUS)
+    assert not list(journal.folder().glob("*.jsonl"))
+
+
+@two
+def test_a_pinned_vcpu_runs_where_it_may_and_nowhere_else(shared, c1):
     c1.work("spin")
-    first, last = sorted(os.sched_getaffinity(0))[:2]
-    lab.plan({("kl-c1", 0): last, ("kl-c1", 1): first}).apply()
-    where = measure.residency(lab.sample(seconds=0.5, hz=20))
-    assert where[["vcpu", "cpu"]].to_numpy().tolist() == [[0, last], [1, first]]
+    shared.plan({("kl-c1", 0): LAST, ("kl-c1", 1): FIRST}).apply()
+    where = measure.residency(shared.sample(seconds=0.5, hz=20).query("guest == 'kl-c1'"))
+    c1.work("idle")
+    assert where[["vcpu", "cpu"]].to_numpy().tolist() == [[0, LAST], [1, FIRST]]
+
+
+# ---- many, and at once
+
+
+def random_plan(chance: random.Random, keys: list) -> dict:
+    return {key: cpulist.format(chance.sample(CPUS, chance.randint(1, len(CPUS)))) for key in chance.sample(keys, chance.randint(1, 2))}
+
+
+def test_a_thousand_random_plans_leave_exactly_what_was(shared, c1, child):
+    chance, plans = random.Random(7), 0
+    keys = [*(("kl-c1", who) for who in (0, 1, EMULATOR, "iothread 1")), f"pid {child.pid}"]
+    before, of_child, started = affinities(c1.process), of_process(child.pid), time.monotonic()
+    while plans < 1000:
+        for _ in range(chance.randint(1, 8)):
+            shared.plan(random_plan(chance, keys)).apply()
+            plans += 1
+        while shared.undoable:
+            shared.undo()
+        now = affinities(c1.process)
+        assert now.items() <= before.items() and now.keys() >= set(c1.process.vcpus.values()) and of_process(child.pid) == of_child
+    print(f"{plans} plans in {time.monotonic() - started:.1f} s")
+
+
+AT_ONCE = """
+import sys, time
+from kvmlab import Lab
+from kvmlab.errors import PinError
+uri, cpu, until = sys.argv[1], sys.argv[2], time.monotonic() + 1
+with Lab(uri, allow_changes=True) as lab:
+    count = 0
+    while time.monotonic() < until:
+        lab.plan({("kl-foreign", 0): cpu, ("kl-foreign", 1): cpu}).apply()
+        time.sleep(0.005)
+        while lab.undoable and time.monotonic() < until + 5:
+            try:
+                lab.undo()
+            except PinError:  # the other one came on top: he goes first
+                time.sleep(0.001)
+        count += 1
+    print(count)
+"""
+
+
+@two
+def test_two_processes_at_once_do_not_interleave(shared):
+    """Each plan puts both vCPUs on the same CPU: whoever holds the lock never sees them apart."""
+    with foreign.guest(shared, "kl-foreign"):
+        process = shared.process("kl-foreign")
+        tids, before, seen = list(process.vcpus.values()), affinities(process), set()
+        command = [sys.executable, "-c", AT_ONCE, shared.uri]
+        both = [subprocess.Popen([*command, str(cpu)], stdout=subprocess.PIPE, text=True) for cpu in (FIRST, LAST)]
+        while any(process.poll() is None for process in both):
+            with journal.locked():
+                seen.add(tuple(frozenset(os.sched_getaffinity(tid)) for tid in tids))
+            time.sleep(0.001)
+        assert [int(process.communicate()[0]) > 0 for process in both] == [True, True]
+        assert affinities(process) == before
+    apart = {pair for pair in seen if len(set(pair)) > 1}
+    assert not apart and any(len(pair[0]) == 1 for pair in seen)

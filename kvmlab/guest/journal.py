@@ -1,0 +1,250 @@
+"""The undo journal: what a Lab changes of others is on disk before it is changed, and so outlives a kill -9.
+
+A file for each Lab that changed something, of JSON lines: ``{"step": 1, "at": ..., "rows": [...]}``, written and synced before
+the change, and ``{"undone": 1}`` after it was taken back. When nothing is left to undo, the file goes. Its name says which
+process it belongs to; once that is gone, the next Lab of the same user, or ``kvmlab doctor --clean``, takes back what it left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from uuid import uuid4
+
+from kvmlab.errors import PinError
+from kvmlab.guest.vcpus import ROOT
+from kvmlab.host.threads import read_stat
+
+PATIENCE_S = 10  # a plan takes milliseconds
+_ENDING, _ASIDE = ".jsonl", ".corrupt"
+_FLAGS = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step that a process left behind: where it is written, and what each of its rows found."""
+
+    path: Path
+    line: int
+    number: int
+    at: float
+    rows: tuple[dict, ...]
+
+
+@dataclass(frozen=True)
+class Left:
+    """A journal that its process left behind, with the numbers of the lines that are no lines of a journal."""
+
+    path: Path
+    steps: tuple[Step, ...]
+    strange: tuple[int, ...]
+
+
+# ---- where
+
+
+def folder() -> Path:
+    """This user's: $XDG_STATE_HOME/kvmlab/journal where that is the user's own, ~/.local/state or, for root, /var/lib otherwise."""
+    told, home = os.environ.get("XDG_STATE_HOME", ""), os.path.expanduser("~/.local/state")
+    if not (os.path.isabs(told) and _owner(told) == os.geteuid()):  # root may have come here by sudo, with a user's environment
+        told = "/var/lib" if os.geteuid() == 0 else home
+    return Path(told, "kvmlab", "journal")
+
+
+def _made_folder() -> Path:
+    place = folder()
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if _owner(place) != os.geteuid() or os.lstat(place).st_mode & 0o022:
+        raise PermissionError(1, "it belongs to somebody else, or others may write there", str(place))
+    return place
+
+
+def _owner(path: str | Path) -> int | None:
+    try:
+        return os.lstat(path).st_uid
+    except OSError:
+        return None
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Nobody else of this user applies, undoes or replays meanwhile. Where there can be no folder, there is nobody to wait for."""
+    try:
+        lock = os.open(_made_folder() / "lock", os.O_RDWR | _FLAGS, 0o600)
+    except OSError:
+        yield
+        return
+    try:
+        _wait_for(lock)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _wait_for(lock: int) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                why = f"another process of yours has been changing pins for {PATIENCE_S} s and holds {folder()}/lock (fuser names it)"
+                raise PinError(f"Nothing was changed: {why}. End it, or wait.") from None
+            time.sleep(0.002)
+
+
+# ---- written
+
+
+class Journal:
+    """Of one Lab. There is no file before the first step."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self._open: set[int] = set()
+        self._steps = 0
+
+    def begin(self, rows: Sequence[dict]) -> int | None:
+        """Write down what a step is about to change; its number. Of nothing there is no step.
+
+        Raises
+        ------
+        PinError
+            When it cannot be written: then nothing may be changed either.
+        """
+        if not rows:
+            return None
+        self._steps += 1
+        try:
+            if self.path is None:
+                self.path = _made_folder() / f"{_me()}-{uuid4().hex[:8]}{_ENDING}"
+            append(self.path, {"step": self._steps, "at": time.time(), "boot": boot_id(), "rows": list(rows)})
+        except OSError as error:
+            where = f"the undo journal in {folder()} cannot be written: {error.strerror}"
+            raise PinError(f"Nothing was changed: {where}. Make room there, or name another folder in XDG_STATE_HOME.") from error
+        self._open.add(self._steps)
+        return self._steps
+
+    def end(self, step: int | None) -> None:
+        """A step was taken back. When all were, the file goes."""
+        if step is None:
+            return
+        self._open.discard(step)
+        if self._open:
+            note_undone(self.path, [step])
+        else:
+            self.path.unlink(missing_ok=True)
+            self.path = None
+
+
+def note_undone(path: Path, steps: Iterable[int]) -> None:
+    """Note what was taken back; to take it back twice would do no harm, so that a full disk is none either."""
+    with suppress(OSError):
+        text = path.read_bytes()
+        os.truncate(path, text.rfind(b"\n") + 1)  # a torn line
+        for step in steps:
+            append(path, {"undone": step})
+
+
+def append(path: Path, line: dict) -> None:
+    """Add a line and wait until the disk has it; all of it or nothing, unless we are killed at it."""
+    new = not path.exists()
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | _FLAGS, 0o600)
+    try:
+        size = os.fstat(file).st_size
+        data = json.dumps(line).encode() + b"\n"
+        try:
+            if os.write(file, data) != len(data):
+                raise OSError(28, "no space is left")
+            os.fsync(file)
+        except OSError:
+            os.ftruncate(file, size)
+            raise
+    finally:
+        os.close(file)
+    if new:
+        _sync(path.parent)
+
+
+def _sync(place: Path) -> None:
+    directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _me() -> str:
+    pid = os.getpid()
+    return f"{pid}-{read_stat(ROOT, pid, pid).start_ticks}-{boot_id()[:8]}"
+
+
+@lru_cache(1)
+def boot_id() -> str:
+    """Of this boot of the machine: process numbers and start times mean nothing in another."""
+    return ROOT.read("proc/sys/kernel/random/boot_id") or "unknown"
+
+
+# ---- read
+
+
+def left_behind() -> list[Left]:
+    """This user's journals whose processes are gone."""
+    found = []
+    for path in sorted(folder().glob(f"*{_ENDING}")):
+        with suppress(OSError):
+            if _is_mine(path) and not _is_written(path):
+                found.append(read(path))
+    return found
+
+
+def _is_mine(path: Path) -> bool:
+    with suppress(OSError):
+        status = path.lstat()
+        return status.st_uid == os.geteuid() and stat.S_ISREG(status.st_mode)
+    return False
+
+
+def _is_written(path: Path) -> bool:
+    """Whether the process that a journal's name names still runs."""
+    pid, start, boot = (*path.name.split("-"), "", "", "")[:3]
+    if not pid.isdecimal() or boot != boot_id()[:8]:
+        return False
+    found = read_stat(ROOT, int(pid), int(pid))
+    return found is not None and found.state not in "ZX" and str(found.start_ticks) == start
+
+
+def read(path: Path) -> Left:
+    """The steps of a journal that were not undone. A last line without its end is none: its change did not happen yet."""
+    *lines, _torn = path.read_bytes().split(b"\n")
+    steps, strange = {}, []
+    for number, text in enumerate(lines, 1):
+        try:
+            line = json.loads(text)
+            if "undone" in line:
+                steps.pop(line["undone"], None)
+            else:
+                steps[line["step"]] = _step(path, number, line)
+        except (ValueError, KeyError, TypeError, RecursionError):  # also of bytes that are no UTF-8
+            strange.append(number)
+    return Left(path, tuple(steps.values()), tuple(strange))
+
+
+def _step(path: Path, number: int, line: dict) -> Step:
+    rows = tuple({**row, "boot": line["boot"]} for row in line["rows"])
+    return Step(path, number, int(line["step"]), float(line["at"]), rows)
+
+
+def put_aside(path: Path) -> Path:
+    """Keep a journal under a name that is not looked at again."""
+    aside = path.with_name(path.name + _ASIDE)
+    path.rename(aside)
+    return aside

@@ -1,0 +1,205 @@
+"""What a killed Lab left of others is put back: real guests, a real kill -9, and the kernel asked afterwards."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kvmlab import Lab, cli, cpulist
+from kvmlab.guest import journal
+from tests.live import foreign
+
+CPUS = sorted(os.sched_getaffinity(0))
+ALL = cpulist.format(CPUS)
+FIRST, LAST = CPUS[0], CPUS[-1]
+NAME = "kl-journal"
+APPLY = """
+import random, sys
+from kvmlab import Lab, cpulist
+uri, pid, cpus, seed = sys.argv[1], sys.argv[2], list(map(int, sys.argv[3].split(","))), int(sys.argv[4])
+keys = [*(("kl-journal", who) for who in (0, 1, "emulator", "iothread 1")), f"pid {pid}"]
+chance = random.Random(seed)
+lab = Lab(uri, allow_changes=True)
+print("open", flush=True)
+while True:
+    for _ in range(50):
+        rows = chance.sample(keys, chance.randint(1, 3))
+        lab.plan({key: cpulist.format(chance.sample(cpus, chance.randint(1, len(cpus)))) for key in rows}).apply()
+        print(end=".", flush=True)
+        if chance.random() < 0.3:
+            lab.undo()
+"""
+ONCE = """
+import os, sys
+from kvmlab import Lab
+lab = Lab(sys.argv[1], allow_changes=True)
+exec(sys.argv[2])
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def state(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def watcher(live):
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def domain(watcher):
+    with foreign.guest(watcher, NAME) as domain:
+        yield domain
+
+
+@pytest.fixture
+def process(watcher, domain):
+    process = watcher.process(NAME)
+    before = affinities(process)
+    yield process
+    assert affinities(process).items() <= before.items()
+    assert os.listdir(journal.folder()) == ["lock"]
+
+
+def affinities(process) -> dict[int, set[int]]:
+    process.look()
+    return {tid: os.sched_getaffinity(tid) for tid in (*process.vcpus.values(), *process.iothreads, *process.emulator)}
+
+
+def killed(watcher: Lab, deed: str) -> None:
+    """A Lab of its own does that, and is killed."""
+    assert subprocess.run([sys.executable, "-c", ONCE, watcher.uri, deed], timeout=60).returncode == -signal.SIGKILL
+
+
+def left() -> journal.Left:
+    (found,) = journal.left_behind()
+    return found
+
+
+def change(**values) -> None:
+    """Write something else into the last line of the one journal that was left."""
+    path = left().path
+    *lines, last = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, json.dumps(json.loads(last) | values)]) + "\n")
+
+
+def clean(capsys) -> str:
+    assert cli.main(["doctor", "--clean"]) == 0
+    return capsys.readouterr().out
+
+
+PIN = f"lab.plan({{('{NAME}', 0): {FIRST}, ('{NAME}', 'emulator'): {FIRST}}}).apply(%s)"
+
+
+def test_kill_9_in_the_middle_of_many_applies_leaves_no_pin(watcher, domain, process, capsys):
+    """At random moments; also of libvirt's knowledge, and of an ordinary process's threads."""
+    chance, victim = random.Random(), subprocess.Popen(["sleep", "600"])
+    before, known = affinities(process), (domain.vcpuPinInfo(), domain.emulatorPinInfo(), domain.ioThreadInfo())
+    try:
+        for seed in range(3):
+            command = [sys.executable, "-c", APPLY, watcher.uri, str(victim.pid), ",".join(map(str, CPUS)), str(seed)]
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            assert child.stdout.readline() == "open\n" and child.stdout.read(1) == "."
+            time.sleep(chance.uniform(0, 0.4))
+            child.kill()
+            child.communicate()
+            if left().steps:
+                assert "Put back what a killed process had changed: " in (said := clean(capsys)), said
+            else:
+                clean(capsys)
+            assert affinities(process) == before and os.sched_getaffinity(victim.pid) == set(CPUS)
+            assert (domain.vcpuPinInfo(), domain.emulatorPinInfo(), domain.ioThreadInfo()) == known
+            assert os.listdir(journal.folder()) == ["lock"]
+    finally:
+        victim.kill()
+        victim.wait()
+
+
+def test_the_next_lab_puts_back_what_was_left_and_says_so(watcher, process, capfd):
+    killed(watcher, PIN % "")
+    assert os.sched_getaffinity(process.vcpus[0]) == {FIRST}
+    with Lab(watcher.uri):
+        said = capfd.readouterr().err
+        assert f"Put back what a killed process had changed: emulator of '{NAME}'; vCPU 0 of '{NAME}'." in said
+        assert os.sched_getaffinity(process.vcpus[0]) == set(CPUS)
+
+
+def test_a_lab_that_is_open_already_puts_it_back_before_it_changes_anything(watcher, process):
+    with Lab(watcher.uri, allow_changes=True) as lab:
+        killed(watcher, PIN % "")
+        lab.plan({(NAME, 0): LAST}).apply()
+        lab.undo()
+        assert os.sched_getaffinity(process.vcpus[0]) == set(CPUS) and not journal.left_behind()
+
+
+def test_the_terminal_says_what_it_put_back_also_of_definitions(watcher, domain, process):
+    before = foreign.pins(domain)
+    killed(watcher, PIN % "persistent=True")
+    assert foreign.pins(domain) == [("emulatorpin", str(FIRST)), ("vcpupin", str(FIRST))]
+    run = subprocess.run([sys.executable, "-m", "kvmlab.cli", "doctor", "--clean"], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0 and f"vCPU 0 of '{NAME}'" in run.stdout
+    assert foreign.pins(domain) == before and os.sched_getaffinity(process.vcpus[0]) == set(CPUS)
+
+
+def test_of_another_boot_only_definitions_are_put_back(watcher, domain, process, capsys):
+    killed(watcher, PIN % "persistent=True")
+    change(boot="another")
+    assert "Put back" in clean(capsys) and foreign.pins(domain) == []
+    assert os.sched_getaffinity(process.vcpus[0]) == {FIRST}  # numbers of another boot: not touched
+    for who in (lambda: domain.pinVcpu(0, (True,) * (LAST + 1)), lambda: domain.pinEmulator((True,) * (LAST + 1))):
+        who()
+    for tid in process.look().emulator:
+        os.sched_setaffinity(tid, CPUS)
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="one CPU: there is nowhere to go")
+def test_what_somebody_else_pinned_since_is_left_alone_and_the_rest_put_back(watcher, domain, process, capsys):
+    killed(watcher, PIN % "")
+    domain.pinVcpu(0, tuple(cpu == LAST for cpu in range(LAST + 1)))
+    said = clean(capsys)
+    assert f"Put back what a killed process had changed: emulator of '{NAME}'." in said
+    assert f"somebody else has changed it since: vCPU 0 of '{NAME}': libvirt has it on CPU {LAST} now, and was told {FIRST}" in said
+    assert os.sched_getaffinity(process.vcpus[0]) == {LAST}
+    domain.pinVcpu(0, (True,) * (LAST + 1))
+
+
+def test_a_torn_and_a_corrupt_line_keep_no_other_from_being_put_back(watcher, process, capsys):
+    killed(watcher, PIN % "")
+    path = left().path
+    path.write_text("no line\n" + path.read_text() + '{"step": 2, "at')
+    said = clean(capsys)
+    assert f"vCPU 0 of '{NAME}'" in said and f"{path}: line 1 cannot be read" in said
+    aside = path.with_name(path.name + ".corrupt")
+    assert aside.exists()
+    aside.unlink()
+
+
+def test_a_guest_that_ended_since_needs_nothing(watcher, process, capsys):
+    killed(watcher, PIN % "")
+    change(rows=[row | {"start_ticks": row["start_ticks"] - 1} for row in left().steps[0].rows])  # so its number is another's now
+    assert "nothing to put back" in clean(capsys) and os.sched_getaffinity(process.vcpus[0]) == {FIRST}
+    for tid in affinities(process):
+        os.sched_setaffinity(tid, CPUS)
+    with Lab(watcher.uri, allow_changes=True) as lab:
+        lab.plan({(NAME, 0): ALL, (NAME, "emulator"): ALL}).apply()
+        lab._undo.clear()
+        lab._journal.path.unlink()
+
+
+def test_shares_of_a_guest_are_put_back_too(watcher, domain, process, capsys):
+    if not watcher.uri.endswith("/system"):
+        pytest.skip("shares and quotas take qemu:///system")
+    before = domain.schedulerParameters()
+    killed(watcher, f"lab.schedinfo('{NAME}', cpu_shares=300, vcpu_quota=20_000)")
+    assert domain.schedulerParameters()["cpu_shares"] == 300
+    assert f"shares and quota of '{NAME}'" in clean(capsys) and domain.schedulerParameters() == before
