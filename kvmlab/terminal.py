@@ -64,6 +64,12 @@ def in_short(frame: pd.DataFrame) -> str:
     return " ".join(part for part in parts if part)
 
 
+_OVERCOMMIT = (
+    "guests: with vCPUs that may use a CPU of the set; vcpus: those that may use no other; ratio: vcpus for each of its CPUs; "
+    "demand: CPUs' worth that these ran or waited for in the last second; slack: what is left for others."
+)
+
+
 def overcommit(frame: pd.DataFrame, uri: str) -> str:
     """The ratios as a table, and what the first of them, that of the whole host, means."""
     host = frame.iloc[0]
@@ -71,7 +77,8 @@ def overcommit(frame: pd.DataFrame, uri: str) -> str:
     parts = [f"{guests} on {uri}: {vcpus} for {cpus}."]
     if frame["slack"].notna().iloc[0]:
         parts.append(f"They ask for {host['demand']:.1f} CPUs; {abs(host['slack']):.1f} are {'left' if host['slack'] >= 0 else 'wanting'}.")
-    return "\n".join([table(frame.round(2)), "", *textwrap.wrap(" ".join(parts), min(width(), 120))])
+    words = [" ".join(parts), _OVERCOMMIT]
+    return "\n".join([table(frame.round(2)), "", *(line for text in words for line in textwrap.wrap(text, min(width(), 120)))])
 
 
 def _count(number: int, word: str) -> str:

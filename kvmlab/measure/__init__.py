@@ -6,8 +6,10 @@ from kvmlab.measure.lock import lock_collapse
 from kvmlab.measure.modes import modes
 from kvmlab.measure.overcommit import jain, overcommit
 from kvmlab.measure.pingpong import pingpong
+from kvmlab.measure.placement import placement
 from kvmlab.measure.rates import delta, in_words, rates, residency
 from kvmlab.measure.sampler import Sampler, follow, sample
+from kvmlab.measure.thread_moves import thread_moves
 
 __all__ = [
     "Sampler",
@@ -22,7 +24,9 @@ __all__ = [
     "modes",
     "overcommit",
     "pingpong",
+    "placement",
     "rates",
     "residency",
     "sample",
+    "thread_moves",
 ]

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from kvmlab.errors import KvmlabError
@@ -20,6 +22,7 @@ from kvmlab.host.cpusets import online_cpus
 if TYPE_CHECKING:
     from kvmlab.guest.lab import GuestLab
 
+LEAST_QUOTA = 1000 / PERIOD_US
 _SPARE = 0.1  # of the memory that is free, for everybody else
 _FREE = re.compile(r"^MemAvailable:\s+(\d+) kB", re.MULTILINE)
 _FOOTPRINT = re.compile(r"^(?:Pss|VmRSS):\s+(\d+) kB", re.MULTILINE)
@@ -39,10 +42,13 @@ class Wanted:
 
     def __post_init__(self) -> None:
         for name, values in (("weights", self.weights), ("quota", self.quotas)):
+            if isinstance(values, str) or not isinstance(values, Sequence):
+                raise KvmlabError(f"{name}={values!r}: write a list, with a number or None for the first guest, the second ...")
             if len(values) > self.number:
                 raise KvmlabError(f"{name}={list(values)!r}: {len(values)} of them, and {self.number} guests.")
-        if strange := [q for q in self.quotas if q is not None and not (isinstance(q, int | float) and 0 < q < float("inf"))]:
-            raise KvmlabError(f"quota={strange[0]!r}: write what a vCPU may use at most, of one CPU, such as 0.1 for 10 %.")
+        if strange := [q for q in self.quotas if q is not None and not (isinstance(q, Real) and LEAST_QUOTA <= q < inf)]:
+            told = "write what a vCPU may use at most, of one CPU, such as 0.1 for 10 %"
+            raise KvmlabError(f"quota={strange[0]!r}: {told}; {LEAST_QUOTA} is the least that the kernel takes.")
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def _parameters(wanted: Wanted) -> Iterator[dict[str, int]]:
     for number in range(wanted.number):
         weight, quota = (values[number] if number < len(values) else None for values in (wanted.weights, wanted.quotas))
         shares = {} if weight is None else {"cpu_shares": weight}
-        yield shares if quota is None else shares | {"vcpu_quota": max(1, round(quota * PERIOD_US)), "vcpu_period": PERIOD_US}
+        yield shares if quota is None else shares | {"vcpu_quota": round(quota * PERIOD_US), "vcpu_period": PERIOD_US}
 
 
 def _members(lab: GuestLab, guests: list[Guest], wanted: Wanted) -> list[Member]:

@@ -8,7 +8,6 @@ spin their slices away. A lock that is passed on in a microsecond is then passed
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,8 +16,8 @@ from kvmlab.columns import documents, frame
 from kvmlab.errors import KvmlabError
 from kvmlab.guest.spec import MOST_VCPUS
 from kvmlab.host import cpulist
+from kvmlab.measure import legal
 from kvmlab.measure.crew import Wanted, crew
-from kvmlab.measure.pingpong import legal_cpus
 from kvmlab.measure.progress import Progress
 from kvmlab.measure.run import run
 
@@ -86,7 +85,7 @@ def lock_collapse(
                     rows.append((count, cpulist.format(chosen), repeat, *_passes(lab, members[0].guest, count, chosen, seconds)))
     except KeyboardInterrupt:
         stopped = True
-        print("Stopped: what was measured until now is kept.", file=sys.stderr)
+        legal.say_stopped(rows)
     result = frame(rows, "lock_collapse")
     result.attrs |= {"accel": lab.accel, "stopped": stopped}
     return result
@@ -94,13 +93,13 @@ def lock_collapse(
 
 def _legal(vcpus: Sequence[int], cpus: Sequence[str], seconds: float, repeats: int) -> list[tuple[int, tuple[int, ...]]]:
     """Each number of vCPUs on each set of CPUs."""
+    vcpus, cpus = [vcpus] if isinstance(vcpus, int) else vcpus, [cpus] if isinstance(cpus, str | int) else cpus
     if not vcpus or not cpus or any(type(count) is not int or not 1 <= count <= MOST_VCPUS for count in vcpus):
         raise KvmlabError(
             f"vcpus={vcpus!r}, cpus={cpus!r}: write one of each at least, numbers from 1 to {MOST_VCPUS} and lists such as '0-1'."
         )
-    if not 0.1 <= seconds <= 60 or repeats < 1:
-        raise KvmlabError(f"seconds={seconds!r}, repeats={repeats!r}: write 0.1 to 60 seconds, and 1 repeat or more.")
-    return [(count, legal_cpus(chosen)) for chosen in ([cpus] if isinstance(cpus, str) else cpus) for count in vcpus]
+    legal.runs(seconds, repeats)
+    return list(dict.fromkeys((count, legal.legal_cpus(chosen)) for chosen in cpus for count in vcpus))
 
 
 def _order(cases: list[tuple], repeats: int, seed: int) -> list[tuple]:

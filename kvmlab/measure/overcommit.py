@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from math import inf
+from numbers import Real
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,8 @@ from kvmlab.errors import GuestError, KvmlabError
 from kvmlab.guest import schedinfo
 from kvmlab.guest.microguest.works import parameters
 from kvmlab.host import cpulist
-from kvmlab.measure import fairshare
+from kvmlab.measure import fairshare, legal
 from kvmlab.measure.crew import Member, Wanted, crew
-from kvmlab.measure.pingpong import legal_cpus
 from kvmlab.measure.progress import Progress
 from kvmlab.measure.run import Run, run
 
@@ -65,7 +65,7 @@ def overcommit(
     guests : int or several
         How many guests work at once.
     cpus : str or ints
-        Host CPUs that their vCPUs may use, such as "0-3,8".
+        Host CPUs that their vCPUs may use, such as "0-3,8"; None for all that are online.
     work : str
         What they do, with `parameter`, as for ``guest.work``. To the model "duty" is busy `parameter` percent of the time,
         "idle" never, and everything else always.
@@ -79,7 +79,7 @@ def overcommit(
     weights : list of int, optional
         ``cpu_shares`` of the first guest, the second ...; see ``lab.schedinfo``. None: as it is.
     quota : float or list, optional
-        Of one CPU, what each vCPU may use at most: 0.1 is 10 %. A number is for all guests, a list as `weights`.
+        Of one CPU, what each vCPU may use at most: 0.1 is 10 %, the least 0.01. A number is for all guests, a list as `weights`.
     progress : bool, optional
         Show how far it has come; by default in a terminal or notebook.
     seed : int
@@ -98,11 +98,10 @@ def overcommit(
     >>> runs.groupby("guests")[["share", "predicted", "waited", "felt"]].median()        # doctest: +SKIP
 
     """
-    counts, chosen = _counts(guests), legal_cpus(cpus)
-    if not 0.1 <= seconds <= 60 or repeats < 1:
-        raise KvmlabError(f"seconds={seconds!r}, repeats={repeats!r}: write 0.1 to 60 seconds, and 1 repeat or more.")
-    quotas = [quota] * max(counts) if isinstance(quota, int | float) else quota or ()
-    wanted = Wanted(max(counts), vcpus, chosen, work, parameter, weights or (), quotas)
+    counts, chosen = _counts(guests), legal.legal_cpus(cpus)
+    legal.runs(seconds, repeats)
+    quotas = [quota] * max(counts) if isinstance(quota, int | float) else () if quota is None else quota
+    wanted = Wanted(max(counts), vcpus, chosen, work, parameter, () if weights is None else weights, quotas)
     found, order = _Experiment(wanted, seconds), _order(counts, repeats, seed)
     try:
         with Progress(wanted.number * _START_S + len(order) * (seconds + _SETTLE_S), progress) as bar:
@@ -114,7 +113,7 @@ def overcommit(
                     found.run(members, count, kept)
     except KeyboardInterrupt:
         found.stopped = True
-        print("Stopped: what was measured until now is kept.", file=sys.stderr)
+        legal.say_stopped(found.rows)
     return found.frame(lab.accel)
 
 
@@ -131,9 +130,10 @@ def jain(values: Iterable[float]) -> float:
     >>> jain([0.25, 0.25, 0.25, 0.25]), jain([1, 0, 0, 0])
     (1.0, 0.25)
     """
-    parts = list(values)
-    if any(pd.isna(part) or part < 0 for part in parts) or not any(parts):
-        raise KvmlabError(f"jain({parts!r}): write what each one got, numbers from 0 on, one of them above 0.")
+    parts = list(values) if isinstance(values, Iterable) else [None]
+    if not all(isinstance(part, Real) and 0 <= part < inf for part in parts) or not any(parts):
+        raise KvmlabError(f"jain({values!r:.80}): write what each one got, a list of numbers from 0 on, one of them above 0.")
+    parts = [part / max(parts) for part in parts]
     return float(sum(parts) ** 2 / (len(parts) * sum(part**2 for part in parts)))
 
 
@@ -159,7 +159,7 @@ class _Experiment:
 
     def __init__(self, wanted: Wanted, seconds: float):
         self._wanted, self._seconds = wanted, seconds
-        self._rows: list[dict] = []
+        self.rows: list[dict] = []
         self._repeats: Counter[int] = Counter()
         self._costs: list[float] = []
         self._ended: dict[str, str] = {}
@@ -185,7 +185,7 @@ class _Experiment:
     def _living(self, members: list[Member], count: int) -> list[Member]:
         living = [member for member in members if member.guest.process.alive()]
         self._ended |= {
-            one.guest.name: f"ended while {count} worked" for one in members if one not in living and one.guest.name not in self._ended
+            one.guest.name: f"while {count} worked" for one in members if one not in living and one.guest.name not in self._ended
         }
         return living
 
@@ -205,7 +205,7 @@ class _Experiment:
         predicted = self._shares(members)
         for got in found.got:
             told = {"guests": len(members), "repeat": repeat, "others": found.others, "member": given[got.guest]}
-            self._rows.append(told | got._asdict() | {"predicted": predicted[got.guest, got.vcpu]})
+            self.rows.append(told | got._asdict() | {"predicted": predicted[got.guest, got.vcpu]})
 
     def _shares(self, members: list[Member]) -> dict[tuple[str, int], fairshare.Share]:
         cpus, demand = frozenset(self._wanted.cpus), _demand(self._wanted.work, self._wanted.parameter)
@@ -220,10 +220,10 @@ class _Experiment:
         """All that was measured, with how many turns the model expects of each."""
         alone = [
             row["turns"] / row["share"]
-            for row in self._rows
+            for row in self.rows
             if row["guests"] == 1 and row["turns"] is not None and (row["share"] or 0) > _LITTLE
         ]
-        result = frame([self._row(row, median(alone) if alone else None) for row in self._rows if row["repeat"] is not None], "overcommit")
+        result = frame([self._row(row, median(alone) if alone else None) for row in self.rows if row["repeat"] is not None], "overcommit")
         reasons = _reasons(self._wanted.work)
         result.attrs["unavailable"] = {column: why for column, why in reasons.items() if result[column].isna().any()}
         cost = fmean(self._costs) if self._costs else None
@@ -252,7 +252,8 @@ def _demand(work: str, parameter: int | None) -> Fraction:
 def _reasons(work: str) -> dict[str, str]:
     """Why columns may hold NA."""
     silent = "this kernel has no /proc/PID/schedstat (CONFIG_SCHED_INFO)"
-    blind = f"the work '{work}' does not look at its clock; spin and duty do"
+    looks = work in ("spin", "duty")
+    blind = "it came to no turn in a run" if looks else f"the work '{work}' does not look at its clock; spin and duty do"
     reasons = dict.fromkeys(("share", "waited", "switches_per_s"), silent) | dict.fromkeys(("felt", "p50_s", "p99_s", "longest_s"), blind)
     reasons |= {
         "weight": "no guest was given any shares or quota",

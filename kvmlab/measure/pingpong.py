@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import time
 from collections.abc import Iterable
 from contextlib import contextmanager, suppress
@@ -16,9 +15,8 @@ from kvmlab.errors import KvmlabError
 from kvmlab.guest.guest import Guest
 from kvmlab.guest.microguest.page import WORK, wait_until
 from kvmlab.guest.vcpus import ROOT
-from kvmlab.host import cpulist
-from kvmlab.host.cpusets import online_cpus
 from kvmlab.host.host import Host
+from kvmlab.measure import legal
 from kvmlab.measure.progress import Progress
 
 if TYPE_CHECKING:
@@ -77,9 +75,8 @@ def pingpong(
     >>> runs.groupby("relation")["round_trip_ns"].median()    # doctest: +SKIP
 
     """
-    chosen = legal_cpus(cpus)
-    if not 0.001 <= seconds <= 60 or repeats < 1:
-        raise KvmlabError(f"seconds={seconds!r}, repeats={repeats!r}: write 0.001 to 60 seconds, and 1 repeat or more.")
+    chosen = legal.legal_cpus(cpus)
+    legal.runs(seconds, repeats, 0.001)
     order, places = _order(chosen, repeats, seed), _places()
     rows, stopped = [], False
     try:
@@ -89,25 +86,8 @@ def pingpong(
                 rows.append((a, b, _relation(places[a], places[b]), repeat, *_run(lab, player, a, b, seconds)))
     except KeyboardInterrupt:
         stopped = True
-        print("Stopped: what was measured until now is kept.", file=sys.stderr)
+        legal.say_stopped(rows)
     return _told(rows, lab, stopped)
-
-
-def legal_cpus(cpus: str | Iterable[int] | None) -> tuple[int, ...]:
-    """Those online CPUs, sorted; all for None.
-
-    Raises
-    ------
-    KvmlabError
-        For an empty set, and for CPUs that are not online.
-    """
-    online = online_cpus(ROOT)
-    wanted = online if cpus is None else cpulist.parse(str(cpus)) if isinstance(cpus, str | int) else tuple(cpus)
-    if strange := [cpu for cpu in wanted if cpu not in online]:
-        raise KvmlabError(f"CPU {strange[0]!r} is not among the online CPUs {cpulist.format(online)}.")
-    if not wanted:
-        raise KvmlabError(f"No CPUs to measure: name one or more of the online CPUs {cpulist.format(online)}.")
-    return tuple(sorted(set(wanted)))
 
 
 def _order(cpus: tuple[int, ...], repeats: int, seed: int) -> list[tuple[int, int, int]]:

@@ -29,6 +29,7 @@ class Got(NamedTuple):
     seconds: float
     share: float | None
     waited: float | None
+    migrations: float | None
     turns: float | None
     felt: float | None
     switches: float | None
@@ -79,7 +80,7 @@ def _part(pct: float | None) -> float | None:
 
 def _got(row: dict, before: dict, after: dict) -> Got:
     key = row["guest"], row["vcpu"]
-    counted = row["seconds"], _part(row["run_pct"]), _part(row["run_delay_pct"]), row["turns_per_s"]
+    counted = row["seconds"], _part(row["run_pct"]), _part(row["run_delay_pct"]), row["migrations_per_s"], row["turns_per_s"]
     return Got(*key, *counted, *_between(before[key], after[key]))
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, SERIES, count, expect, frame_axes, new_axes
+from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, SERIES, count, expect, frame_axes, guess_of, new_axes
 
 TOGETHER, EACH, PREDICTED = SERIES[2], PALETTE["guest"], SERIES[0]
 SOURCE = "measure.overcommit"
@@ -53,6 +53,7 @@ def overcommit(frame: pd.DataFrame, guess: float | None = None, ax: Axes | None 
         Where to draw; a new figure by default.
     """
     told = _told(frame)
+    guess_of(guess)
     ax = ax or new_axes(9.5, 3.8)
     labels = []
     for name, points in told["each"].items():
@@ -246,8 +247,8 @@ def _line_of(told: Mapping, number: int, rows: pd.DataFrame) -> str:
 
 def others_of(rows: pd.DataFrame) -> list[str]:
     """What else ran on the same CPUs, where that was much: the model does not know of it."""
-    others = rows["others"].astype(float).median()
-    return [f"All else took {percent(others)} of one CPU."] if others >= MUCH else []
+    others = rows.groupby("repeat")["others"].first().dropna().astype(float)
+    return [f"All else took {between(others, percent)} of one CPU."] if len(others) and others.max() >= MUCH else []
 
 
 def between(values: Sequence[float], form) -> str:

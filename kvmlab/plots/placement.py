@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, SERIES, frame_axes, new_axes
+from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, SERIES, expect, frame_axes, new_axes
 
 
 def placement(samples: pd.DataFrame, title: str = "Where each vCPU ran", ax: Axes | None = None) -> Axes:
@@ -24,6 +24,7 @@ def placement(samples: pd.DataFrame, title: str = "Where each vCPU ran", ax: Axe
     ax : Axes, optional
         Where to draw; a new figure by default.
     """
+    expect(samples, "vcpus", "lab.sample")
     vcpus = list(samples.groupby(["guest", "vcpu", "tid"], dropna=False))
     cpus = sorted(int(cpu) for cpu in samples["cpu"].dropna().unique())
     ax = ax or new_axes(9, 0.9 + 0.26 * max(1, len(vcpus)) * (len(cpus) + 0.7))

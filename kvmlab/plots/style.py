@@ -5,8 +5,10 @@ Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), or these mixed w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
+from math import inf
+from numbers import Real
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -59,6 +61,21 @@ def expect(data: pd.DataFrame, kind: str, source: str) -> None:
     missing = [column.name for column in FRAMES[kind] if column.name not in data]
     if missing:
         raise KvmlabError(f"This frame has no column {missing[0]!r}: pass the one of {source}.")
+
+
+def guess_of(guess: object, names: Sequence[str] = ()) -> None:
+    """Raise unless it is a reader's guess: None, a number or, where there are `names`, some of these with a number each.
+
+    >>> guess_of(25), guess_of({"c1": 25}, ["c1", "c2"])
+    (None, None)
+    """
+    several = isinstance(guess, Mapping) and bool(names)
+    if several and (strange := [name for name in guess if name not in names]):
+        raise KvmlabError(f"guess={guess!r}: there is no {strange[0]!r} in this picture, but {', '.join(dict.fromkeys(names))}.")
+    for one in guess.values() if several else () if guess is None else [guess]:
+        if isinstance(one, bool) or not isinstance(one, Real) or not 0 <= one < inf:
+            forms = f", or such as {{{names[0]!r}: 25}}" if names else ""
+            raise KvmlabError(f"guess={guess!r}: write a number from 0 on{forms}.")
 
 
 def runs(numbers: Iterable[int]) -> str:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from kvmlab.plots.overcommit import Measured, beside, ended, folded, key, measured, percent, place_of, point, turns
-from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, SERIES, count, expect, frame_axes, new_axes
+from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, SERIES, count, expect, frame_axes, guess_of, new_axes
 
 COLOURS = (PALETTE["guest"], PALETTE["kernel"], SERIES[2], PALETTE["user"], PALETTE["waiting"], "#56B4E9", SERIES[0], INK)
 LONG = 10  # times the median: from there on a turn is one that was interrupted
@@ -35,6 +35,7 @@ def lock_collapse(frame: pd.DataFrame, guess: float | None = None, ax: Axes | No
         Where to draw; a new figure by default.
     """
     lines = _lines(frame)
+    guess_of(guess)
     numbers = sorted({vcpus for points in lines.values() for vcpus in points})
     ax = ax or new_axes(9.5, 3.8)
     labels: dict[int, list] = {number: [] for number in numbers}
@@ -212,6 +213,7 @@ def tails(frames: pd.DataFrame | Mapping[str, pd.DataFrame], guess: float | None
         Where to draw; a new figure by default.
     """
     found = _tails(frames)
+    guess_of(guess)
     ax = ax or new_axes(9.5, 3.8)
     for (name, tail), colour in zip(found.items(), COLOURS * len(found), strict=False):
         last = np.flatnonzero(tail.counts)[-1]

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from kvmlab.plots.overcommit import SOURCE, Measured, between, ended, folded, key, measured, others_of, percent, place_of
-from kvmlab.plots.style import INK, MUTED, PALETTE, count, expect, frame_axes, new_axes
+from kvmlab.plots.style import INK, MUTED, PALETTE, count, expect, frame_axes, guess_of, new_axes
 
 FELT = "#7a3b62"  # a darker "waiting": the same wait, seen from inside
 TALL, SMALL = 0.46, 0.2  # inches a vCPU; the second where there are more than ROOMY
@@ -19,8 +19,9 @@ RESTING = ("idle", "duty", "stop")  # works that halt
 
 
 def waits(frame: pd.DataFrame, guess: float | Mapping[str, float] | None = None, ax: Axes | None = None) -> Axes:
-    """A bar a vCPU, of the largest number of guests: for what part of the time it ran, and waited for a CPU that others had.
+    """A bar a vCPU, of the largest number of guests: for what part of the time it ran, and for what part it waited.
 
+    It waits where others have the CPU, or where its quota is used up: the kernel counts both as one.
     Upright strokes are the model, the line lying across the end of what it ran goes from the least of the repeats to the most, and
     the bar below is the wait as the guest felt it. The kernel counts a wait when it ends, so that the parts of a short run need
     not add up: what is missing stays white, and what is too much is cut off (the words have it all).
@@ -35,6 +36,7 @@ def waits(frame: pd.DataFrame, guess: float | Mapping[str, float] | None = None,
         Where to draw; a new figure by default.
     """
     bars = _bars(frame)
+    guess_of(guess, [*(bar["guest"] for bar in bars), *frame.attrs.get("ended", {})])
     ax = ax or new_axes(9.5, 1.6 + _row(bars) * max(1, len(bars)))
     for place, bar in enumerate(bars):
         _bar(ax, place, bar, _row(bars) == TALL)

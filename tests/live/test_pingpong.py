@@ -91,7 +91,7 @@ def test_afterwards_a_guest_that_was_given_has_its_pins_back_and_is_idle(here, p
         ({"cpus": "3-1"}, "'3-1' runs backwards"),
         ({"seconds": 0}, "seconds=0, repeats=5: write 0.001 to 60 seconds"),
         ({"seconds": float("nan")}, "seconds=nan"),
-        ({"repeats": 0}, "repeats=0: .* 1 repeat or more"),
+        ({"repeats": 0}, "repeats=0: .* 1 to 10000 repeats"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_a_guest_starts(here, wrong, words):

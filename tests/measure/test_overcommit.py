@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kvmlab import KvmlabError, measure
 from kvmlab.guest.microguest.page import BUCKETS, bucket
 from kvmlab.measure.crew import Wanted
+from kvmlab.measure.lock import _legal
 from kvmlab.measure.lock import _order as order_of_locks
 from kvmlab.measure.overcommit import _demand, _order
 from kvmlab.measure.run import _between, _quantile, _Reading
@@ -33,10 +34,14 @@ def test_fairness_of_a_column_of_a_frame_is_a_number():
     assert measure.jain(pd.Series([0.5, 0.5], dtype="Float64")) == 1.0
 
 
-@pytest.mark.parametrize("nothing", [[], [0, 0], [1, None], [pd.NA, 1], [float("nan")], [2, -1]])
+@pytest.mark.parametrize("nothing", [[], [0, 0], [1, None], [pd.NA, 1], [float("nan")], [2, -1], [float("inf"), 1], ["a"], 5, None])
 def test_where_nothing_was_divided_there_is_no_fairness(nothing):
     with pytest.raises(KvmlabError, match="what each one got"):
         measure.jain(nothing)
+
+
+def test_parts_that_are_nearly_nothing_are_divided_too():
+    assert measure.jain([1e-200, 1e-200]) == 1.0
 
 
 def test_each_repeat_goes_through_all_numbers_in_an_order_of_its_own():
@@ -129,12 +134,19 @@ def test_a_work_that_does_not_look_at_its_clock_has_no_times(monkeypatch):
         ({"cpus": "1-"}, "neither a CPU nor a range"),
         ({"seconds": 0}, "write 0.1 to 60 seconds"),
         ({"seconds": float("nan")}, "seconds=nan"),
-        ({"repeats": 0}, "1 repeat or more"),
+        ({"repeats": 0}, "1 to 10000 repeats"),
         ({"weights": (1024,) * 3}, "weights=.*: 3 of them, and 2 guests"),
         ({"quota": (0.1, None, 0.1)}, "quota=.*: 3 of them, and 2 guests"),
         ({"quota": 0}, "quota=0: write what a vCPU may use at most"),
         ({"quota": ("10 %",)}, "such as 0.1 for 10 %"),
         ({"quota": float("nan")}, "quota=nan"),
+        ({"quota": 0.001}, "0.01 is the least that the kernel takes"),
+        ({"weights": 1024}, "weights=1024: write a list"),
+        ({"weights": {"overcommit-1": 512}}, "weights=.*: write a list"),
+        ({"seconds": "a"}, "seconds='a'"),
+        ({"repeats": 1.5}, "repeats=1.5"),
+        ({"repeats": 10**9}, "1 to 10000 repeats"),
+        ({"cpus": 0.5}, "cpus=0.5: name some of the online CPUs"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_without_asking_libvirt(wrong, words):
@@ -152,11 +164,16 @@ def test_what_cannot_be_measured_is_refused_without_asking_libvirt(wrong, words)
         ({"cpus": ("0", "9999")}, "CPU 9999 is not among the online CPUs 0"),
         ({"cpus": ("",)}, "No CPUs to measure"),
         ({"seconds": 61}, "0.1 to 60"),
+        ({"vcpus": "a"}, "numbers from 1 to 64"),
     ],
 )
 def test_locks_that_cannot_be_measured_are_refused_without_asking_libvirt(wrong, words):
     with pytest.raises(KvmlabError, match=words):
         measure.lock_collapse(None, **{"cpus": ("0",)} | wrong)
+
+
+def test_a_lock_is_measured_once_however_often_a_case_is_named():
+    assert _legal((2, 2), ["0", "0"], 1, 1) == _legal(2, "0", 1, 1) == [(2, (0,))]
 
 
 def test_shares_and_quotas_may_be_given_to_the_first_guests_only():

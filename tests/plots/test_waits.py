@@ -119,6 +119,12 @@ def test_what_others_took_meanwhile_is_said_of_the_drawn_run_only():
     assert "All else" not in plots.waits_in_words(runs[runs["guests"] == 1])
 
 
+@pytest.mark.parametrize(("guess", "words"), [("a", "a number from 0 on"), (-1, "-1"), (True, "True"), ({"oc-9": 5}, "no 'oc-9'.*oc-1")])
+def test_a_guess_that_is_none_is_an_error(guess, words):
+    with pytest.raises(KvmlabError, match=words):
+        plots.waits(weighted(), guess)
+
+
 def test_no_guests_are_an_empty_picture_and_another_frame_an_error():
     ax = plots.waits(frame([], "overcommit"), 40)
     assert ax.get_title(loc="left") == "No guest ran" and plots.waits_in_words(frame([], "overcommit")) == ""
