@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from kvmlab.guest.guest import Guest
     from kvmlab.guest.migration import Move
-    from kvmlab.widgets import PinGrid
+    from kvmlab.widgets import PinCanvas
 
 _MOVE_S = 3  # a move is shown, where somebody may be looking
 
@@ -85,11 +85,11 @@ class Lab(GuestLab):
 
         return self._frame(list(ratios.of_this_host(self, seconds)), "ratios", ratios.UNAVAILABLE)
 
-    def pin_widget(self) -> PinGrid:
-        """A grid of switches, vCPU by host CPU, with where each vCPU really ran in the last second."""
-        from kvmlab.widgets import PinGrid
+    def pin_widget(self) -> PinCanvas:
+        """A picture to place threads in: a row a thread, a column a host CPU, and where each really ran in the last seconds."""
+        from kvmlab.widgets import PinCanvas
 
-        return PinGrid(self)
+        return PinCanvas(self)
 
 
 class HostLab(HostGuests, Lab):

@@ -33,14 +33,14 @@ def test_a_column_without_values_says_why():
     assert "cpu" not in frame.attrs["unavailable"]
 
 
-OF_A_HOST = ("support", "flags", "kvm", "cpus", "caches", "nodes", "threads", "threads_per_cpu", "cpu_times", "isolation")
+OF_A_HOST = ("support", "flags", "kvm", "cpus", "caches", "nodes", "threads", "threads_per_cpu", "cpu_times", "isolation", "affinity")
 METHODS = [(getattr(Host, kind), kind) for kind in OF_A_HOST]
 METHODS += [(Lab.vcpus, "vcpus"), (Lab.guests, "guests"), (Lab.sample, "vcpus"), (Lab.subsystems, "subsystems"), (Lab.layers, "layers")]
 METHODS += [(getattr(Lab, kind), kind) for kind in ("numbers", "cpu_models", "cpu_expansion", "asked_got", "cpu_trials")]
 METHODS += [(Lab.overcommit, "ratios")]
 METHODS += [(getattr(Guest, kind), kind) for kind in ("steal", "gaps", "counters", "flags")] + [(Guest.topology, "cpus")]
 FUNCTIONS = [(getattr(measure, kind), kind) for kind in ("delta", "residency", "ledger", "exits", "modes", "pingpong")]
-FUNCTIONS += [(measure.Sampler.frame, "vcpus"), (measure.compare_topology, "compared_topology")]
+FUNCTIONS += [(measure.Sampler.frame, "vcpus"), (measure.compare_topology, "compared_topology"), (measure.thread_moves, "thread_moves")]
 FUNCTIONS += [(getattr(models, kind), kind) for kind in ("will_start", "will_migrate")]
 
 

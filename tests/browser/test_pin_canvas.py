@@ -1,137 +1,290 @@
-"""The notebook in JupyterLab in a real Chromium: a click, Apply, and the kernel's answer.
+"""The pin canvas in JupyterLab in a real Chromium, on real guests; what may run where is read from /proc by the test.
 
 Screenshots are written to out/ for a person to look at.
 """
 
-import json
 import os
-import secrets
-import shutil
-import signal
-import socket
+import re
 import subprocess
-import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from kvmlab.guest.microguest.page import wait_until
+from tests.browser.conftest import OUT
 from tests.conftest import REPOSITORY, need
 
-NOTEBOOK = "07_vcpu_pinning.ipynb"
-QUIET = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-OUT = REPOSITORY / "out"
+START = """
+from kvmlab import Lab
+lab = Lab()
+c1 = lab.start("kb-c1", vcpus=2)
+c1.work("spin")
+db = lab.start("kb-db", devices="all")
+db.work("spin")
+pins = lab.pin_widget()
+pins
+"""
+CPUS = sorted(os.sched_getaffinity(0))
 
 
-@pytest.fixture
-def server(live, tmp_path):
-    """JupyterLab on a copy of the notebook (it saves what it runs): its address."""
-    shutil.copy(REPOSITORY / "notebooks" / NOTEBOOK, tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex(16)
-    options = [
-        f"--ServerApp.port={port}",
-        f"--IdentityProvider.token={token}",
-        f"--ServerApp.root_dir={tmp_path}",
-        "--no-browser",
-        "--LabApp.expose_app_in_browser=True",
-    ]
-    quiet = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--allow-root"]
-    environment = os.environ | {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTER_DATA_DIR": str(tmp_path / "data")}
-    log = (tmp_path / "jupyter.log").open("w")
-    process = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options, *quiet], env=environment, stdout=log, stderr=log)
+class Canvas:
+    """One view of a canvas on a page."""
 
-    def answers() -> bool:
-        try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=2).status == 200
-        except (urllib.error.URLError, OSError):
-            return False
+    def __init__(self, page: Page, number: int = 0):
+        self.page, self.root = page, page.locator(".kl-pins").nth(number)
 
-    assert wait_until(answers, 60, 0.2), (tmp_path / "jupyter.log").read_text()
-    yield f"http://127.0.0.1:{port}/lab/tree/{NOTEBOOK}?token={token}"
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=30)
+    def box(self, row: str, cpu: int) -> tuple[float, float]:
+        """Where a cell is, once the page has come to rest: themes and widths change it a little later."""
+        self.root.scroll_into_view_if_needed()
+        places = []
+        assert wait_until(lambda: places.append(self._box(row, cpu)) or places[-3:-1] == places[-2:], 10, 0.1)
+        return places[-1]
 
+    def _box(self, row: str, cpu: int) -> tuple[float, float]:
+        place = self.root.evaluate("(root, [row, cpu]) => root.kvmlab.cellBox(row, cpu)", [row, cpu])
+        return place["x"], place["y"]
 
-@pytest.fixture
-def page():
-    if not shutil.which("chromium"):
-        need("no chromium")
-    sandbox = [] if os.geteuid() else ["--no-sandbox"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET + sandbox)
-        page = browser.new_page(viewport={"width": 1280, "height": 860})
-        page.set_default_timeout(90_000)
-        yield page
-        OUT.mkdir(exist_ok=True)
-        page.screenshot(path=OUT / "last.png")  # what it looked like at the end, however it ended
-        browser.close()
+    def click(self, row: str, cpu: int) -> None:
+        self.page.mouse.click(*self.box(row, cpu))
+
+    def drag(self, *cells: tuple[str, int]) -> None:
+        self.page.mouse.move(*self.box(*cells[0]))
+        self.page.mouse.down()
+        for cell in cells[1:]:
+            self.page.mouse.move(*self.box(*cell), steps=4)
+        self.page.mouse.up()
+
+    def button(self, name: str):
+        return self.root.get_by_role("button", name=name)
+
+    def says(self, words: str) -> None:
+        expect(self.root.get_by_role("status")).to_contain_text(words)
+
+    def shows(self, words: str) -> None:
+        expect(self.root).to_contain_text(words)
+
+    def focused(self):
+        return self.root.locator("[role=gridcell]:focus")
 
 
-def run_until(page: Page, words: str) -> None:
-    """Run the notebook's cells, one after the other, up to the one that holds `words`."""
-    cells = json.loads((REPOSITORY / "notebooks" / NOTEBOOK).read_text())["cells"]
-    last = next(n for n, cell in enumerate(cells) if words in "".join(cell["source"]))
-    page.locator(".jp-Notebook .jp-Cell").first.click()
-    page.keyboard.press("Escape")
-    for _ in range(last + 1):
-        page.keyboard.press("Shift+Enter")
-
-
-def vcpu_thread(guest: str, vcpu: int) -> int:
-    """From the kernel alone: the thread called "CPU n/..." of the QEMU with that guest's name."""
-    name = f"guest={guest},debug-threads=on"
-    found = [process for process in psutil.process_iter(["cmdline", "create_time"]) if name in (process.info["cmdline"] or ())]
-    newest = max(found, key=lambda process: process.info["create_time"])
-    for thread in newest.threads():
-        if Path(f"/proc/{newest.pid}/task/{thread.id}/comm").read_text().startswith(f"CPU {vcpu}/"):
-            return thread.id
-    raise AssertionError(f"no thread of {guest} vCPU {vcpu}")
-
-
-def test_a_click_and_apply_move_a_real_vcpu(server, page):
-    page.goto(server)
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-    page.get_by_role("button", name="No", exact=True).click()  # no news from outside
-    run_until(page, "lab.pin_widget()")
-    apply = page.get_by_role("button", name="Make the kernel agree").or_(page.locator("button", has_text="Apply"))
-    apply.first.wait_for(timeout=120_000)
-    switch = page.locator("button[title='c1 vCPU 0 may run on CPU 0']")
-    switch.scroll_into_view_if_needed()
-    tid = vcpu_thread("c1", 0)
-    allowed = os.sched_getaffinity(tid)
-    if len(allowed) == 1:
+@pytest.fixture(scope="module")
+def page(opened) -> Page:
+    if len(CPUS) < 2:
         need("one CPU: nothing can be moved")
+    page = opened("canvas", START, "pins")
+    page.locator(".kl-pins").nth(1).wait_for()
+    page.set_default_timeout(15_000)
+    yield page
+    OUT.mkdir(exist_ok=True)
+    page.screenshot(path=OUT / "last.png")  # what it looked like at the end, however it ended
 
-    switch.click()
-    expect(page.locator(".jp-OutputArea", has_text="virsh vcpupin c1 0").first).to_be_visible()
-    assert os.sched_getaffinity(tid) == allowed  # not before Apply
-    apply.first.click()
-    assert wait_until(lambda: os.sched_getaffinity(tid) == allowed - {0}, 5)
-    expect(page.get_by_text("As the kernel says: c1 vCPU 0 on CPU").first).to_be_visible()
-    expect(page.locator("button[title='c1 vCPU 0 may run on CPU 1']")).to_have_text("100 %", timeout=10_000)
-    page.screenshot(path=OUT / "pin_grid.png")
 
-    page.evaluate("document.querySelector('.jp-OutputArea button[title=\"Take the last Apply back\"]').focus()")
-    page.keyboard.press("Enter")  # by keyboard alone
-    assert wait_until(lambda: os.sched_getaffinity(tid) == allowed, 5)
-    expect(page.get_by_text("1 pin put back.").first).to_be_visible()
+@pytest.fixture
+def canvas(page) -> Canvas:
+    """As it is at first: nothing wished, nothing applied."""
+    canvas = Canvas(page)
+    canvas.root.scroll_into_view_if_needed()
+    expect(canvas.root.get_by_text("live, last 5 s")).to_be_visible()
+    yield canvas
+    if canvas.root.count():
+        canvas.root.evaluate("root => root.kvmlab.drop()")
+        while canvas.button("Undo").is_enabled():
+            steps = canvas.root.evaluate("root => root.kvmlab.model.get('_undo_steps')")
+            canvas.button("Undo").click()
+            assert wait_until(lambda s=steps: canvas.root.evaluate("root => root.kvmlab.model.get('_undo_steps')") < s or ask(canvas), 5)
 
-    for theme, width in (("JupyterLab Dark", 1280), ("JupyterLab Light", 1024)):
-        page.set_viewport_size({"width": width, "height": 860})
-        page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
-        page.wait_for_timeout(1500)
-        page.screenshot(path=OUT / f"pin_grid_{theme.split()[1].lower()}_{width}.png")
+
+def ask(canvas: Canvas) -> bool:
+    return canvas.button("Undo all the same").count() > 0
+
+
+def thread(guest: str, name: str) -> int:
+    """From the kernel alone: the thread of the newest QEMU with that guest's name whose own name begins so."""
+    word = f"guest={guest},debug-threads=on"
+    found = [process for process in psutil.process_iter(["cmdline", "create_time"]) if word in (process.info["cmdline"] or ())]
+    newest = max(found, key=lambda process: process.info["create_time"])
+    for one in newest.threads():
+        if Path(f"/proc/{newest.pid}/task/{one.id}/comm").read_text().startswith(name):
+            return one.id
+    raise AssertionError(f"no thread {name} of {guest}")
+
+
+def allowed(guest: str, name: str) -> set[int]:
+    return os.sched_getaffinity(thread(guest, name))
+
+
+def becomes(guest: str, name: str, cpus: set[int]) -> bool:
+    return wait_until(lambda: allowed(guest, name) == cpus, 5)
+
+
+def test_click_lint_apply_marks_and_undo(canvas):
+    everywhere = allowed("kb-c1", "CPU 0/")
+    canvas.click("kb-c1 vCPU 0", 0)
+    canvas.click("kb-c1 vCPU 1", 0)
+    canvas.shows("virsh vcpupin kb-c1 0 1")
+    canvas.shows("busy-vcpus-stacked")  # what the linter says of two busy vCPUs on one CPU
+    assert allowed("kb-c1", "CPU 0/") == everywhere  # not before Apply
+    canvas.page.screenshot(path=OUT / "pin_canvas_before_apply.png")
+    canvas.button("Apply 2 changes").click()
+    assert becomes("kb-c1", "CPU 0/", everywhere - {0}) and becomes("kb-c1", "CPU 1/", everywhere - {0})
+    canvas.says("As the kernel says: 2 of 2 rows as planned.")
+    canvas.focused().wait_for()
+    expect(canvas.root.get_by_role("gridcell", name="kb-c1 vCPU 1, CPU 1, may run")).to_have_attribute(
+        "aria-label", re.compile("as applied")
+    )
+    canvas.page.screenshot(path=OUT / "pin_canvas_applied.png")
+    canvas.button("Undo").click()
+    assert becomes("kb-c1", "CPU 0/", everywhere) and becomes("kb-c1", "CPU 1/", everywhere)
+    canvas.says("2 pins put back.")
+
+
+def test_a_drag_paints_over_rows_and_a_row_without_a_cpu_cannot_be_applied(canvas):
+    canvas.drag(("kb-c1 vCPU 0", 0), ("kb-db vCPU 0", 0))  # over vCPU 1 and the emulator
+    expect(canvas.button("Apply 4 changes")).to_be_enabled()
+    canvas.drag(("kb-c1 vCPU 0", 1), ("kb-c1 vCPU 1", 1))
+    canvas.shows("kb-c1 vCPU 0 has no CPU left")
+    expect(canvas.button("Apply 4 changes")).to_be_disabled()
+    canvas.page.keyboard.press("Escape")
+    expect(canvas.button("Apply")).to_be_disabled()
+    canvas.shows("As it is now")
+
+
+def test_by_keyboard_alone_a_cell_says_what_it_is_and_jupyterlab_keeps_its_own_keys(canvas):
+    cells, everywhere = canvas.page.locator(".jp-Notebook .jp-Cell").count(), allowed("kb-c1", "CPU 1/")
+    canvas.root.locator("[role=gridcell][tabindex='0']").focus()
+    for key in ("PageUp", "Home", "ArrowDown", "ArrowRight", "Space"):  # this Lab's guests come first
+        canvas.page.keyboard.press(key)
+    expect(canvas.focused()).to_have_attribute("aria-selected", "false")
+    label = canvas.focused().get_attribute("aria-label")
+    assert label.startswith("kb-c1 vCPU 1, CPU 1, may run") and label.endswith("will be taken away")
+    canvas.page.keyboard.press("n")
+    expect(canvas.button("Apply 1 change")).to_be_disabled()
+    for key in ("a", "ArrowLeft", "Space", "Enter"):
+        canvas.page.keyboard.press(key)
+    assert becomes("kb-c1", "CPU 1/", everywhere - {0})
+    canvas.says("1 of 1 row as planned")
+    canvas.page.keyboard.press("u")
+    assert becomes("kb-c1", "CPU 1/", everywhere)
+    assert canvas.page.locator(".jp-Notebook .jp-Cell").count() == cells
+
+
+def test_two_views_of_one_canvas_stay_in_step(canvas):
+    other = Canvas(canvas.page, 1)
+    canvas.click("kb-db I/O thread 1", 1)
+    expect(other.button("Apply 1 change")).to_be_enabled()
+    other.button("Apply 1 change").click()
+    assert becomes("kb-db", "IO iothread1", {0})
+    canvas.says("1 of 1 row as planned")
+    expect(canvas.button("Undo")).to_be_enabled()
+
+
+def test_a_plan_of_a_planner_can_be_taken_over(canvas):
+    canvas.root.get_by_label("Plan: let kvmlab arrange all guests").select_option("spread")
+    canvas.says("spread: nothing is changed before Apply.")
+    canvas.shows("Why this plan")
+    expect(canvas.root.locator(".kl-apply")).to_be_enabled()
+    canvas.page.screenshot(path=OUT / "pin_canvas_plan.png")
+
+
+def virsh(*words: str) -> None:
+    subprocess.run(["virsh", *words], check=True, capture_output=True)
+
+
+def may_run(canvas: Canvas, row: str) -> str:
+    rows = canvas.root.evaluate("root => root.kvmlab.rows")
+    return next(one["allowed"] for one in rows if one["id"] == row)
+
+
+def test_another_tools_pin_appears_stops_apply_once_and_undo_asks(canvas):
+    canvas.click("kb-c1 vCPU 0", 1)  # wished: all but CPU 1
+    virsh("vcpupin", "kb-c1", "0", "1", "--live")
+    assert wait_until(lambda: may_run(canvas, "kb-c1 vCPU 0") == "1", 5)
+    canvas.root.locator(".kl-apply").click()
+    canvas.says("Another tool was here meanwhile: kb-c1 vCPU 0 may run on CPU 1 now")
+    assert allowed("kb-c1", "CPU 0/") == {1}
+    canvas.root.locator(".kl-apply").click()
+    assert becomes("kb-c1", "CPU 0/", set(CPUS) - {1})
+    expect(canvas.button("Undo")).to_be_enabled()
+    virsh("vcpupin", "kb-c1", "0", "0-1", "--live")
+    assert wait_until(lambda: may_run(canvas, "kb-c1 vCPU 0") == "0-1", 5)
+    canvas.button("Undo").click()
+    canvas.says("Press Undo once more to overwrite it.")
+    assert allowed("kb-c1", "CPU 0/") == {0, 1}
+    canvas.button("Undo all the same").click()
+    assert becomes("kb-c1", "CPU 0/", {1})
+    virsh("vcpupin", "kb-c1", "0", "0-1", "--live")
+
+
+@pytest.mark.parametrize(("theme", "width"), [("Light", 1280), ("Light", 1024), ("Light", 400), ("Dark", 1280), ("Dark", 400)])
+def test_in_both_themes_and_all_widths_nothing_is_cut_off(canvas, theme, width):
+    canvas.page.set_viewport_size({"width": width, "height": 980})
+    canvas.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
+    dark = "root => root.classList.contains('kl-dark')"
+    assert wait_until(lambda: canvas.root.evaluate(dark) == (theme == "Dark"), 5)
+    canvas.click("kb-c1 vCPU 0", 0)
+    expect(canvas.button("Apply 1 change")).to_be_enabled()
+    assert canvas.root.evaluate("root => root.scrollWidth <= root.clientWidth + 1")
+    name = canvas.root.locator(".kl-name").first
+    left = name.bounding_box()["x"]
+    canvas.root.evaluate("root => { root.kvmlab.box.scrollLeft = 200; }")
+    assert name.bounding_box()["x"] == left  # names stay while the cells scroll
+    canvas.root.evaluate("root => { root.kvmlab.box.scrollLeft = 0; }")
+    canvas.page.wait_for_timeout(500)
+    canvas.page.screenshot(path=OUT / f"pin_canvas_{theme.lower()}_{width}.png")
+
+
+LARGE = """
+import sys
+sys.path.insert(0, {repository!r})
+from tests.drawn import drawn
+large = drawn({cpus}, {guests})
+large
+"""
+
+
+@pytest.mark.parametrize(("cpus", "guests"), [(128, 4), (256, 16)])
+def test_a_large_host_is_drawn_and_can_be_arranged(opened, cpus, guests):
+    page = opened(f"large{cpus}", LARGE.format(repository=str(REPOSITORY), cpus=cpus, guests=guests))
+    page.locator(".kl-pins").wait_for()
+    page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    canvas = Canvas(page)
+    canvas.shows("16 guests" if guests == 16 else "4 guests")
+    canvas.click("g0 vCPU 1", 2)
+    expect(canvas.button("Apply 1 change")).to_be_visible()
+    assert canvas.focused().get_attribute("aria-label").startswith("g0 vCPU 1, CPUs 2-3, ")  # cores are folded
+    page.keyboard.press("ArrowDown")
+    page.mouse.move(*canvas.box("g0 vCPU 2", 9))
+    expect(canvas.root.locator(".kl-readout")).to_contain_text("g0 vCPU 2 on CPUs 8-9")
+    assert page.locator("[role=gridcell]").count() == cpus // 2  # only of the row with the focus
+    page.wait_for_timeout(700)
+    page.screenshot(path=OUT / f"pin_canvas_{cpus}_cpus.png")
+    canvas.root.get_by_label("Columns").select_option("cpu")
+    assert page.locator("[role=gridcell]").count() == cpus
+    assert page.locator("[role=gridcell][tabindex='0']").get_attribute("aria-label").startswith("g0 vCPU 2, CPU 2, ")
+    spent = canvas.root.evaluate(
+        "root => { const t = performance.now(); for (let i = 0; i < 20; i++) root.kvmlab.draw(); return performance.now() - t; }"
+    )
+    print(f"{cpus} CPUs: {spent / 20:.1f} ms a picture")
+    page.screenshot(path=OUT / f"pin_canvas_{cpus}_cpus_unfolded.png")
+    page.close()
+
+
+def test_a_guest_that_goes_leaves_its_rows_and_its_wishes(canvas):
+    canvas.page.set_viewport_size({"width": 1280, "height": 980})
+    canvas.click("kb-db vCPU 0", 0)
+    expect(canvas.button("Apply 1 change")).to_be_enabled()
+    virsh("destroy", "kb-db")
+    expect(canvas.root.get_by_role("rowheader", name="kb-db")).to_have_count(0)
+    expect(canvas.button("Apply")).to_be_disabled()
+
+
+def test_after_a_restart_of_the_kernel_the_old_view_says_so_and_does_nothing(server, page):
+    canvas = Canvas(page)
+    (session,) = [one for one in server.ask("api/sessions") if one["path"] == "canvas.ipynb"]
+    server.ask(f"api/kernels/{session['kernel']['id']}/restart", "POST")
+    canvas.says("No news from the kernel")
+    expect(canvas.root.locator(".kl-apply")).to_be_disabled()
+    canvas.click("kb-c1 vCPU 0", 0)
+    expect(canvas.root.locator(".kl-apply")).to_be_disabled()

@@ -1,77 +1,114 @@
-"""The switches without a browser: what they show is the kernel, what they do is lab.plan and lab.undo."""
+"""The pin canvas without a browser: what it shows is the kernel, what it does is lab.plan and lab.undo."""
 
 import asyncio
+import base64
 import os
+import subprocess
 
 import pytest
 
 from kvmlab import KvmlabError, cpulist
-from kvmlab.guest.pinning import EMULATOR
-from kvmlab.widgets import PinGrid, ask
+from kvmlab.errors import PinError, PlanError
+from kvmlab.widgets import PinCanvas, ask
+from tests.conftest import need
 
 CPUS = sorted(os.sched_getaffinity(0))
 ALL = cpulist.format(CPUS)
 
 
 @pytest.fixture
-def grid(lab):
-    lab.start("kl-c1", vcpus=2).work("spin")
+def canvas(lab):
+    if len(CPUS) == 1:
+        need("one CPU: nothing can be changed")
+    lab.start("kl-pins", vcpus=2, devices="all").work("spin")
     return lab.pin_widget()
 
 
-def pressed(grid: PinGrid, key: tuple) -> str:
-    return cpulist.format(cpu for cpu, switch in grid.switches[key].items() if switch.value)
+def allowed(canvas: PinCanvas) -> dict[str, str]:
+    canvas.refresh()
+    return {row["id"]: row["allowed"] for row in canvas._rows if row["guest"] == "kl-pins"}
 
 
-def test_switches_show_the_kernel_and_apply_changes_it(lab, grid):
-    assert list(grid.switches) == [("kl-c1", 0), ("kl-c1", 1), ("kl-c1", EMULATOR)] and not grid.wishes()
-    assert grid.apply_button.disabled and pressed(grid, ("kl-c1", 0)) == ALL
-    for cpu in CPUS[1:]:
-        grid.switches[("kl-c1", 0)][cpu].value = False
-    if len(CPUS) == 1:
-        pytest.skip("one CPU: nothing can be changed")
-    assert "Not applied yet" in grid.message.value and "virsh vcpupin kl-c1 0 0" in grid.commands.value
-    assert lab.vcpus()["allowed_cpus"][0] == ALL
-    grid.apply_button.click()
-    assert lab.vcpus()["allowed_cpus"].tolist() == [str(CPUS[0]), ALL]
-    assert "As the kernel says: kl-c1 vCPU 0 on CPU 0" in grid.message.value and not grid.wishes()
-    grid.undo_button.click()
-    assert lab.vcpus()["allowed_cpus"].tolist() == [ALL, ALL] and pressed(grid, ("kl-c1", 0)) == ALL
+def test_wishes_change_nothing_apply_does_and_undo_takes_it_back(lab, canvas):
+    assert list(allowed(canvas)) == ["kl-pins vCPU 0", "kl-pins vCPU 1", "kl-pins emulator", "kl-pins I/O thread 1"]
+    assert set(allowed(canvas).values()) == {ALL} and not canvas.wishes()
+    wish = {("kl-pins", 0): str(CPUS[0]), ("kl-pins", "emulator"): str(CPUS[1]), ("kl-pins", "iothread 1"): str(CPUS[1])}
+    canvas.wish(wish | {("kl-pins", 1): ALL})  # what is so already is no wish
+    assert canvas.wishes() == wish and set(allowed(canvas).values()) == {ALL}
+    canvas.apply()
+    process = lab.process("kl-pins")
+    assert os.sched_getaffinity(process.vcpus[0]) == {CPUS[0]} and os.sched_getaffinity(process.vcpus[1]) == set(CPUS)
+    assert all(os.sched_getaffinity(tid) == {CPUS[1]} for tid in process.emulator + process.iothreads)
+    assert not canvas.wishes() and canvas._marks["kl-pins vCPU 0"] == str(CPUS[0])
+    assert canvas.undo() == 3 and set(allowed(canvas).values()) == {ALL} and not canvas._marks
 
 
-def test_a_row_without_a_cpu_is_an_error_before_apply(grid):
-    for switch in grid.switches[("kl-c1", 1)].values():
-        switch.value = False
-    assert grid.apply_button.disabled and "an empty CPU set" in grid.message.value
+def test_what_cannot_be_is_said_and_changes_nothing(lab, canvas):
+    with pytest.raises(PlanError, match=r"no row \('kl-pins', 7\): it has \('kl-pins', 0\)"):
+        canvas.wish({("kl-pins", 7): "0"})
+    canvas.wish({("kl-pins", 0): str(CPUS[0]), ("kl-pins", 1): ""})
+    with pytest.raises(PlanError, match="an empty CPU set"):
+        canvas.apply()
+    assert set(allowed(canvas).values()) == {ALL} and len(canvas.wishes()) == 2
 
 
-def test_it_follows_other_tools_and_keeps_wishes_and_sees_guests_come_and_go(lab, grid):
-    async def watch(seconds: float) -> PinGrid:
+def test_another_tools_pin_stops_apply_once_and_undo_until_forced(lab, canvas):
+    def virsh(cpus: str) -> None:
+        subprocess.run(["virsh", "-c", lab.uri, "vcpupin", "kl-pins", "0", cpus, "--live"], check=True, capture_output=True)
+
+    canvas.wish({("kl-pins", 0): str(CPUS[0])})
+    virsh(str(CPUS[1]))
+    with pytest.raises(PinError, match=f"kl-pins vCPU 0 may run on CPU {CPUS[1]} now"):
+        canvas.apply()
+    assert allowed(canvas)["kl-pins vCPU 0"] == str(CPUS[1]) and canvas.wishes()
+    canvas.apply()
+    assert allowed(canvas)["kl-pins vCPU 0"] == str(CPUS[0])
+    virsh(ALL)
+    with pytest.raises(PinError):
+        canvas.undo()
+    assert canvas.undo(force=True) == 1 and allowed(canvas)["kl-pins vCPU 0"] == str(CPUS[1])
+
+
+def test_in_a_notebook_it_follows_the_kernel_lints_and_ends_with_the_lab(lab, canvas):
+    async def watch() -> PinCanvas:
         seen = lab.pin_widget()
-        seen.switches[("kl-c1", 1)][CPUS[0]].value = False
-        lab.plan({("kl-c1", 0): CPUS[0]}).apply()
-        await asyncio.sleep(seconds)
+        seen.wish({("kl-pins", 0): str(CPUS[0]), ("kl-pins", 1): str(CPUS[0])})
+        for _ in range(50):
+            await asyncio.sleep(0.2)
+            if seen._told.get("linted") == seen._wished:
+                break
+        lab.plan({("kl-pins", 0): CPUS[0]}).apply()  # the wish comes true by itself
+        await asyncio.sleep(1)
+        assert list(seen._wished) == ["kl-pins vCPU 1"]
+        assert [line for line in seen._told["commands"] if "virsh" in line] == seen._told["commands"] != []
+        lab.close()
+        await asyncio.sleep(1.5)
         return seen
 
-    seen = asyncio.run(watch(1.6))
-    assert pressed(seen, ("kl-c1", 0)) == str(CPUS[0]) and ("kl-c1", 1) in seen.wishes()
-    assert seen.switches[("kl-c1", 0)][CPUS[0]].description == "100 %"
-    lab.start("kl-c2")
-    seen._read()
-    assert ("kl-c2", 0) in seen.switches
+    seen = asyncio.run(watch())
+    assert any(message["rule"] == "busy-vcpus-stacked" and message["state"] == "new" for message in seen._told["messages"])
+    assert "closed" in seen._ended
 
 
-def test_an_error_of_apply_is_shown_not_raised(lab, grid):
-    grid.switches[("kl-c1", 0)][CPUS[0]].value = False
-    lab.domain("kl-c1").destroy()
-    grid._apply(None)
-    assert "no running guest" in grid.message.value
+def test_of_another_labs_guest_it_only_watches(lab, canvas):
+    from kvmlab import Lab
+
+    with Lab() as other:
+        rows = {row["id"]: row["locked"] for row in other.pin_widget()._rows}
+        assert "only watched here" in rows["kl-pins vCPU 0"]
 
 
-def test_a_closed_lab_is_said(lab, grid):
+def test_where_no_javascript_runs_there_are_a_picture_and_words(canvas):
+    bundle = canvas._repr_mimebundle_()[0]
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert f"kl-pins vCPU 0: may run on CPU {ALL}" in bundle["text/plain"]
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_a_closed_lab_is_said(lab, canvas):
     lab.close()
     with pytest.raises(KvmlabError, match="closed"):
-        grid._read()
+        canvas.apply()
 
 
 def test_a_prediction_has_a_value_without_a_browser():
