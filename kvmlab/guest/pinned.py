@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from kvmlab.errors import GuestError, PinError
 from kvmlab.guest import libvirt_pins
 from kvmlab.guest.connection import explained, libvirt
-from kvmlab.guest.targets import EMULATOR, PF_NO_SETAFFINITY, Pin, Thread, tasks
+from kvmlab.guest.targets import EMULATOR, Pin, Thread, tasks
 from kvmlab.guest.vcpus import ROOT, Process
 from kvmlab.host import cpulist
+from kvmlab.host.affinity import PF_NO_SETAFFINITY
 from kvmlab.host.cpusets import online_cpus
 from kvmlab.host.threads import TICKS_PER_S, read_stat
 

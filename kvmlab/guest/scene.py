@@ -21,9 +21,10 @@ from kvmlab.errors import KvmlabError
 from kvmlab.guest.connection import explained
 from kvmlab.guest.numbers import asked_places
 from kvmlab.guest.schedinfo import quota_of
-from kvmlab.guest.targets import EMULATOR, PF_NO_SETAFFINITY, iothreads
+from kvmlab.guest.targets import EMULATOR, iothreads
 from kvmlab.guest.vcpus import ROOT, Process
 from kvmlab.host import cpulist
+from kvmlab.host.affinity import PF_NO_SETAFFINITY
 from kvmlab.host.cpusets import online_cpus
 from kvmlab.host.host import Host
 from kvmlab.host.kinds import PF_KTHREAD

@@ -15,11 +15,11 @@ from typing import NamedTuple
 from kvmlab.errors import CpuListError, PlanError
 from kvmlab.guest.vcpus import ROOT, Process
 from kvmlab.host import cpulist
+from kvmlab.host.affinity import PF_NO_SETAFFINITY
 from kvmlab.host.kinds import KINDS, VCPU_NAME, kind
 from kvmlab.host.threads import Stat, read_stat
 
 EMULATOR = "emulator"
-PF_NO_SETAFFINITY = 0x04000000  # the kernel has bound it: sched_setaffinity(2) fails with EINVAL
 
 _IOTHREAD = re.compile(r"iothread ([0-9]{1,9})", re.ASCII)
 _IOTHREAD_NAME = re.compile(r"IO iothread([0-9]+)", re.ASCII)
