@@ -6,11 +6,14 @@ medians of the runs, of the guest that deviates most.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pandas as pd
 
 from kvmlab import KvmlabError, Lab, measure
+from kvmlab.host import cpulist
 from kvmlab.host.cpusets import online_cpus
 from kvmlab.host.sysroot import SysRoot
 
@@ -28,7 +31,7 @@ def quiet(runs: pd.DataFrame) -> pd.DataFrame:
     return known.groupby(["guests", "guest", "vcpu"])[COLUMNS].median().astype(float).reset_index()
 
 
-def worst(values: pd.Series, expected: pd.Series) -> str:
+def worst(values: pd.Series, expected: pd.Series | float) -> str:
     return f"{100 * (values / expected - 1).abs().max():.2f} %"
 
 
@@ -43,6 +46,27 @@ def equal(lab: Lab, cpus: str, wanted: str) -> None:
         turns, fair = worst(rows["turns_per_s"], rows["predicted_turns_per_s"]), measure.jain(rows["share"])
         print(f"  {guests}: share {share}, run delay {delay}, felt against delay {felt} (wanted: 10 %), turns {turns}, Jain {fair:.5f}")
     print(f"  sampler: {100 * runs.attrs['sampler']:.2f} % of a CPU", flush=True)
+
+
+def plain(processes: int, cpus: str) -> None:
+    """The same with loops instead of guests: what the kernel's balancer does, which moves a whole thread now and then, is its own."""
+    there = [subprocess.Popen(["taskset", "-c", cpus, sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    time.sleep(0.5)
+    shares = []
+    for _ in range(REPEATS):
+        before = [ran_s(one.pid) for one in there]
+        time.sleep(SECONDS)
+        shares.append([(ran_s(one.pid) - ran) / SECONDS for one, ran in zip(there, before, strict=True)])
+    for one in there:
+        one.kill()
+        one.wait()
+    medians = pd.DataFrame(shares).median()
+    print(f"{processes} busy loops on CPUs {cpus}, no guests: share {worst(medians, len(cpulist.parse(cpus)) / processes)} of the model")
+
+
+def ran_s(pid: int) -> float:
+    with open(f"/proc/{pid}/schedstat") as file:
+        return int(file.read().split()[0]) / 1e9
 
 
 def given(lab: Lab, what: str, **parameters) -> None:
@@ -77,6 +101,8 @@ def lock(lab: Lab) -> None:
 
 
 if __name__ == "__main__":
+    for processes in (3, 4, 7) if TWO else ():
+        plain(processes, TWO)
     for accel in ("kvm", "tcg"):
         try:
             lab = Lab(accel=accel)
