@@ -77,10 +77,10 @@ class Drawn(PinCanvas):
         pass
 
 
-def drawn(cpus: int, guests: int, vcpus: int = 3) -> Drawn:
-    """128 CPUs are those of a recorded host; any other number those of a made one, of 4 nodes."""
-    if cpus == 128:
-        host = Host.open(HOSTS / "x86_64-4n4s16c2t.tar.xz")
+def drawn(cpus: int | str, guests: int, vcpus: int = 3) -> Drawn:
+    """The name of a recorded host, or how many CPUs a made one of 4 nodes has."""
+    if isinstance(cpus, str):
+        host = Host.open(HOSTS / f"{cpus}.tar.xz")
         frames = host.cpus(), host.caches(), host.nodes()
     else:
         frames = machine(4, 1, 2, cpus // 16, 2, isolated=set(range(cpus - 8, cpus)))

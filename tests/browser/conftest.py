@@ -10,7 +10,9 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,21 +43,24 @@ class Server(NamedTuple):
         return json.load(urllib.request.urlopen(request, timeout=30))
 
 
-@pytest.fixture(scope="module")
-def server(live, tmp_path_factory) -> Server:
-    """JupyterLab on an empty folder."""
-    folder = tmp_path_factory.mktemp("jupyter")
+def new_server(folder: Path) -> Server:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = Server(f"http://127.0.0.1:{port}", secrets.token_hex(16), folder)
+        return Server(f"http://127.0.0.1:{free.getsockname()[1]}", secrets.token_hex(16), folder)
+
+
+@contextmanager
+def served(server: Server) -> Iterator[Server]:
+    """JupyterLab on a folder."""
+    folder, port = server.folder, server.address.rpartition(":")[2]
     options = [f"--ServerApp.port={port}", f"--IdentityProvider.token={server.token}", f"--ServerApp.root_dir={folder}"]
     quiet = ["--no-browser", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--allow-root"]
     environment = os.environ | {"JUPYTER_CONFIG_DIR": str(folder / ".config"), "JUPYTER_DATA_DIR": str(folder / ".data")}
     environment |= {"PYTHONPATH": str(REPOSITORY)}
     log = folder.with_suffix(".log")
+    log.touch()
     command = [sys.executable, "-m", "jupyterlab", "--LabApp.expose_app_in_browser=True", *options, *quiet]
-    process = subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT)
+    process = subprocess.Popen(command, env=environment, stdout=log.open("a"), stderr=subprocess.STDOUT)
 
     def answers() -> bool:
         try:
@@ -67,6 +72,13 @@ def server(live, tmp_path_factory) -> Server:
     yield server
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def server(live, tmp_path_factory) -> Server:
+    """JupyterLab on an empty folder."""
+    with served(new_server(tmp_path_factory.mktemp("jupyter"))) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +94,21 @@ def browser() -> Browser:
 
 @pytest.fixture(scope="module")
 def opened(server, browser) -> Callable[..., Page]:
-    """Open a notebook of these cells in JupyterLab and run all of them."""
+    return partial(open_notebook, server, browser)
 
-    def open_(name: str, *cells: str, width: int = 1280) -> Page:
-        code = [{"cell_type": "code", "source": cell, "metadata": {}, "outputs": [], "execution_count": None} for cell in cells]
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)"}}
-        path = server.folder / f"{name}.ipynb"
-        path.write_text(json.dumps({"cells": code, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
-        page = browser.new_page(viewport={"width": width, "height": 980})
-        page.set_default_timeout(60_000)
-        page.goto(f"{server.address}/doc/tree/{path.name}?token={server.token}")
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
-        news = page.get_by_role("button", name="No", exact=True)  # from outside
-        if news.count():
-            news.click()
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        return page
 
-    return open_
+def open_notebook(server: Server, browser: Browser, name: str, *cells: str, width: int = 1280) -> Page:
+    """A notebook of these cells in JupyterLab, in which all of them run."""
+    code = [{"cell_type": "code", "source": cell, "metadata": {}, "outputs": [], "execution_count": None} for cell in cells]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)"}}
+    path = server.folder / f"{name}.ipynb"
+    path.write_text(json.dumps({"cells": code, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+    page = browser.new_page(viewport={"width": width, "height": 980})
+    page.set_default_timeout(60_000)
+    page.goto(f"{server.address}/doc/tree/{path.name}?token={server.token}")
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    news = page.get_by_role("button", name="No", exact=True)  # from outside
+    if news.count():
+        news.click()
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    return page

@@ -239,14 +239,14 @@ LARGE = """
 import sys
 sys.path.insert(0, {repository!r})
 from tests.drawn import drawn
-large = drawn({cpus}, {guests})
+large = drawn({host!r}, {guests})
 large
 """
 
 
-@pytest.mark.parametrize(("cpus", "guests"), [(128, 4), (256, 16)])
-def test_a_large_host_is_drawn_and_can_be_arranged(opened, cpus, guests):
-    page = opened(f"large{cpus}", LARGE.format(repository=str(REPOSITORY), cpus=cpus, guests=guests))
+@pytest.mark.parametrize(("host", "cpus", "guests"), [("x86_64-4n4s16c2t", 128, 4), (256, 256, 16)])
+def test_a_large_host_is_drawn_and_can_be_arranged(opened, host, cpus, guests):
+    page = opened(f"large{cpus}", LARGE.format(repository=str(REPOSITORY), host=host, guests=guests))
     page.locator(".kl-pins").wait_for()
     page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
     canvas = Canvas(page)
@@ -268,6 +268,18 @@ def test_a_large_host_is_drawn_and_can_be_arranged(opened, cpus, guests):
     )
     print(f"{cpus} CPUs: {spent / 20:.1f} ms a picture")
     page.screenshot(path=OUT / f"pin_canvas_{cpus}_cpus_unfolded.png")
+    page.close()
+
+
+def test_isolated_cpus_are_marked_and_told(opened):
+    page = opened("isolated", LARGE.format(repository=str(REPOSITORY), host="x86_64-1s4c2t-isolated", guests=2))
+    page.locator(".kl-pins").wait_for()
+    canvas = Canvas(page)
+    isolated = [column["cpu"] for column in canvas.root.evaluate("root => root.kvmlab.model.get('_host')")["cpus"] if column["special"]]
+    assert isolated
+    page.mouse.move(*canvas.box("g0 vCPU 1", isolated[0]))
+    expect(canvas.root.locator(".kl-readout")).to_contain_text("isolated")
+    page.screenshot(path=OUT / "pin_canvas_isolated.png")
     page.close()
 
 
