@@ -92,8 +92,9 @@ def _clean(options: argparse.Namespace) -> int:
         raise KvmlabError("doctor --clean puts back what is left on this machine, and says it in words: leave --host and --json out.")
     from kvmlab.guest import replay
 
-    print(*replay.clean() or ["There is nothing to put back: no killed process of yours left a change."], sep="\n")
-    return 0
+    said = replay.clean()
+    print(*said or ["There is nothing to put back: no killed process of yours left a change."], sep="\n")
+    return int(any(words.startswith("Not put back") for words in said))
 
 
 def _threads(options: argparse.Namespace) -> None:

@@ -78,11 +78,15 @@ def _instead(cpus: list[int], what: str) -> str:
 
 def busy_vcpus_stacked(scene: Scene) -> Iterator[Finding]:
     for cpu, threads in sorted(vcpus_by_cpu(scene).items()):
-        busy = [thread for thread in threads if (thread.busy or 0) >= BUSY]
+        busy = [thread for thread in threads if thread.busy is not None and thread.busy >= BUSY]
+        unknown = [thread for thread in threads if thread.busy is None]
         if len(busy) > 1:
             share = f"each gets about 1/{len(busy)} of it, whatever idles elsewhere"
             why = f"{names(busy)} are busy and may run on {on([cpu])} only: {share}." + _instead(free(scene), "Pin all but one to")
             yield Finding("warning", tuple(busy), (cpu,), why)
+        elif unknown and len(busy) + len(unknown) > 1:
+            told = f"{names(busy + unknown)} may run on {on([cpu])} only, and how busy they are is not known: if they are, they share it."
+            yield Finding("note", tuple(busy + unknown), (cpu,), told + _instead(free(scene), "Pin all but one to"))
 
 
 def set_over_committed(scene: Scene) -> Iterator[Finding]:

@@ -258,8 +258,10 @@ def _placed(process: Process, who: int | str, kind: str, tids: list[int], scene:
     """One Placed for these threads together; none where all are gone."""
     cpus = frozenset().union(*(_affinity(tid) for tid in tids))
     if cpus:
-        policy = _policy(tids[0])
-        yield Placed(process.guest, who, tuple(sorted(cpus)), scene._narrowed(cpus), busy.of(tids), kind, policy, **inside)
+        asked, quota = busy.of(tids), inside.get("quota")
+        if asked is not None and quota is not None:
+            asked = min(asked, quota)  # schedstat takes for waiting what a quota takes away
+        yield Placed(process.guest, who, tuple(sorted(cpus)), scene._narrowed(cpus), asked, kind, _policy(tids[0]), **inside)
 
 
 def _foreign(tid: int, cpus: frozenset[int], scene: Scene, busy: _Busy) -> Placed:
