@@ -34,6 +34,8 @@ class Choice(NamedTuple):
 def autoplan(lab: GuestLab, strategy: str, guests: str | Iterable[str] | None = None, cpus: str | None = None) -> Plan:
     """What ``lab.autoplan`` does."""
     _refuse_unknown(strategy)
+    if guests is None:  # those that an apply may change
+        guests = [process.guest for process in lab.processes() if lab._allow_changes or process.uuid in lab._mine]
     choices = decide(strategy, scenes.of(lab), guests, cpus)
     from kvmlab.guest.pinning import Plan
 
@@ -74,7 +76,7 @@ def decide(strategy: str, scene: Scene, guests: str | Iterable[str] | None = Non
 
 
 def _refuse_unknown(strategy: str) -> None:
-    if strategy not in STRATEGIES:
+    if not isinstance(strategy, str) or strategy not in STRATEGIES:
         near = difflib.get_close_matches(str(strategy), STRATEGIES, n=1)
         meant = f" Did you mean {near[0]!r}?" if near else ""
         raise PlanError(f"There is no strategy {strategy!r}.{meant} There are: {', '.join(STRATEGIES)}.")
@@ -82,6 +84,8 @@ def _refuse_unknown(strategy: str) -> None:
 
 def _guests(scene: Scene, guests: str | Iterable[str] | None) -> list[str]:
     there = sorted({thread.guest for thread in scene.placed if thread.guest is not None and thread.kind == "vcpu"})
+    if not isinstance(guests, str | Iterable | None):
+        raise PlanError(f"guests={guests!r}: write names of running guests, such as {there[:2]}.")
     wanted = there if guests is None else list(dict.fromkeys([guests] if isinstance(guests, str) else guests))
     if strange := [guest for guest in wanted if guest not in there]:
         raise PlanError(f"There is no running guest {strange[0]!r} to place: there are {', '.join(there) or 'none'}.")
@@ -239,7 +243,11 @@ class _Board:
         near = {cpu for cpu in idle if self.layout.node(cpu) in set(map(self.layout.node, own))}
         cpus = near & set(self._named) or near or idle
         reason = (
-            "no vCPU is there" if cpus else "no CPU is left over: on those of its own vCPUs" if own & calm else "none of them is isolated"
+            "no vCPU is pinned there"
+            if cpus
+            else "no CPU is left over: on those of its own vCPUs"
+            if own & calm
+            else "none of them is isolated"
         )
         cpus = tuple(sorted(cpus or own & calm or calm or own))
         where = f"CPU{'s' if len(cpus) > 1 else ''} {cpulist.format(cpus)}"
@@ -314,7 +322,7 @@ def _like_guest(vcpus: list[Placed], board: _Board) -> _Style:
         _, socket, die, core, _ = board.layout.place[cpu]
         here = f"core {core} of socket {socket}, die {die}"
         if len(sockets) < len(_together(vcpus, 1)):
-            return f"{here}, by its guest's others: the guest has more sockets than this host, and they are taken for one"
+            return f"{here}: the guest has more sockets than this host, so that all of them share one"
         if not thread.place:
             return f"{here}: what the guest looks like is not known"
         return f"{here} stands for the guest's core {thread.place[2]} of socket {thread.place[0]}, die {thread.place[1]}"
@@ -341,7 +349,7 @@ def _together(vcpus: list[Placed], depth: int) -> dict[tuple, list[Placed]]:
 def _core_words(board: _Board, thread: Placed, cpu: int) -> str:
     others = [other for beside in board.layout.core[cpu] for other in board.on[beside]]
     if not others:
-        return "a core that no vCPU has"
+        return "a core that no vCPU is pinned to"
     return f"no core is free, and this one is shared with {others[0]}"
 
 

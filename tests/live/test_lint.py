@@ -122,3 +122,14 @@ def test_one_to_one_refuses_with_the_arithmetic(lab):
         lab.autoplan("one-to-one", ["hb-a", "hb-b"], cpus=str(CPUS[0]))
     with pytest.raises(KvmlabError, match="Did you mean 'siblings'"):
         lab.autoplan("sibling")
+
+
+def test_a_planner_places_what_may_be_changed_and_names_what_it_cannot_read(lab):
+    with Lab() as watching:
+        assert watching.autoplan("spread").pins == ()
+        assert {pin.guest for pin in watching.autoplan("spread", "hb-a").pins} == {"hb-a"}
+    for wrong in (5, lab.processes()[0]):
+        with pytest.raises(KvmlabError, match="write names of running guests"):
+            lab.autoplan("spread", wrong)
+    with pytest.raises(KvmlabError, match=r"no strategy \[\]"):
+        lab.autoplan([])
