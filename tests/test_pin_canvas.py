@@ -1,16 +1,21 @@
 """What the pin canvas draws, from recorded hosts and made-up seconds: columns, numbers, the picture that stands still."""
 
+import asyncio
+import os
 import struct
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from traitlets import TraitError
 
 from kvmlab import Host, KvmlabError, plots
 from kvmlab.columns import frame
 from kvmlab.widgets import model
 from kvmlab.widgets.model import Row, Used, Window
+from kvmlab.widgets.reader import Others
+from tests.drawn import drawn
 from tests.plots.made import clipped, overlapping
 
 HOSTS = Path(__file__).parent / "hosts"
@@ -96,6 +101,63 @@ def test_the_table_has_a_row_a_thread_and_cpu(window):
     assert words.splitlines()[1] == "c1 emulator: may run on CPU 1; not watched yet"
 
 
+def test_what_is_missing_in_the_table_has_a_reason_and_is_no_zero():
+    canvas = drawn("x86_64-1s4c2t-isolated", 1)
+    canvas._reader.rows.append(Row("tid 7", "cc1", "thread", "0"))
+    full = canvas.table()
+    assert (
+        full.attrs["unavailable"].keys()
+        == {column for column in full if full[column].isna().any()}
+        == {"guest", "special", "ran_pct", "waited_pct"}
+    )
+    canvas._reader.window = Window(canvas._reader.cpus)
+    assert canvas.table()["busy_pct"].isna().all() and "watched" in canvas.table().attrs["unavailable"]["busy_pct"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        [1],
+        "x",
+        None,
+        {},
+        {"do": ["a"]},
+        {"do": {}},
+        {"do": "apply"},
+        *({"do": "apply", "wished": w} for w in (5, [], {"g0 vCPU 0": [1]}, {1: "0"})),
+    ],
+)
+def test_what_is_no_message_of_the_page_is_ignored(message):
+    canvas = drawn(16, 1)
+    canvas._heard(canvas, message, [])
+    assert not canvas._status and not canvas._wished
+
+
+def test_wishes_are_words():
+    canvas = drawn(16, 1)
+    with pytest.raises(TraitError):
+        canvas._wished = {"g0 vCPU 0": [1]}
+
+
+def test_whatever_ends_it_is_said():
+    async def watch() -> str:
+        canvas = drawn(16, 1)
+        canvas._reader.read = lambda: 1 / 0
+        await asyncio.wait_for(canvas._running, 5)
+        return canvas._ended
+
+    assert asyncio.run(watch()) == "This canvas has stopped: ZeroDivisionError: division by zero. Run the cell again."
+
+
+def test_no_thread_is_remembered_that_is_not_looked_at():
+    others = Others()
+    others._until = {os.getpid(): float("inf")}
+    others._threads = {2**22 + 1: (0.0, 0.0)}  # no thread has a number so high
+    others._next = float("inf")
+    others.look(set())
+    assert others._threads.keys() == {int(tid) for tid in os.listdir("/proc/self/task")}
+
+
 def test_the_picture_cuts_off_no_word_and_needs_its_frame(window):
     ax = plots.pins(table(window, {"c1 vCPU 0": ""}))
     assert not overlapping(ax) and not clipped(ax)
@@ -105,4 +167,6 @@ def test_the_picture_cuts_off_no_word_and_needs_its_frame(window):
         plots.pins(Host().cpus())
     assert plots.pins_in_words(frame([], "pins")) == "No guest runs."
     plots.pins(frame([], "pins"))
+    rows = [Row("tid 7", r"$\frac$x", "thread", "0")]
+    plots.pins(frame(model.pins(columns("x86_64-1s4c2t-isolated"), rows, {}, Window([0])), "pins")).figure.canvas.draw()
     plt.close("all")

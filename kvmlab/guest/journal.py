@@ -2,14 +2,18 @@
 
 A file for each Lab that changed something, of JSON lines: ``{"step": 1, "at": ..., "rows": [...]}``, written and synced before
 the change, and ``{"undone": 1}`` after it was taken back. When nothing is left to undo, the file goes. Its name says which
-process it belongs to; once that is gone, the next Lab of the same user, or ``kvmlab doctor --clean``, takes back what it left.
+process of which machine it belongs to (a home may be shared); once that is gone, the next Lab of the same user there, or
+``kvmlab doctor --clean``, takes back what it left.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
+import math
 import os
+import platform
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +39,9 @@ class Step:
     path: Path
     line: int
     number: int
+    boot: str
     at: float
+    uptime_s: float  # of the machine: the wall clock may be set back
     rows: tuple[dict, ...]
 
 
@@ -126,7 +132,7 @@ class Journal:
         try:
             if self.path is None:
                 self.path = _made_folder() / f"{_me()}-{uuid4().hex[:8]}{_ENDING}"
-            append(self.path, {"step": self._steps, "at": time.time(), "boot": boot_id(), "rows": list(rows)})
+            append(self.path, _line(self._steps, boot_id(), time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), rows))
         except OSError as error:
             where = f"the undo journal in {folder()} cannot be written: {error.strerror}"
             raise PinError(f"Nothing was changed: {where}. Make room there, or name another folder in XDG_STATE_HOME.") from error
@@ -139,19 +145,36 @@ class Journal:
             return
         self._open.discard(step)
         if self._open:
-            note_undone(self.path, [step])
+            note(self.path, [step])
         else:
             self.path.unlink(missing_ok=True)
             self.path = None
 
+    def hand_over(self) -> None:
+        """Leave what could not be taken back to whoever comes next, in this process or another: no process has the number 0."""
+        if self.path:
+            with suppress(OSError):
+                self.path.rename(self.path.with_name("-".join(["0", "0", *self.path.name.split("-")[2:]])))
+        self.path = None
+        self._open.clear()
 
-def note_undone(path: Path, steps: Iterable[int]) -> None:
-    """Note what was taken back; to take it back twice would do no harm, so that a full disk is none either."""
+
+def note(path: Path, undone: Iterable[int], kept: Iterable[Step] = ()) -> None:
+    """Note what was taken back, and of which steps only some rows are left.
+
+    To take something back twice would do no harm, so that a full disk is none either.
+    """
     with suppress(OSError):
         text = path.read_bytes()
         os.truncate(path, text.rfind(b"\n") + 1)  # a torn line
-        for step in steps:
+        for step in undone:
             append(path, {"undone": step})
+        for step in kept:
+            append(path, _line(step.number, step.boot, step.at, step.uptime_s, step.rows))
+
+
+def _line(step: int, boot: str, at: float, uptime_s: float, rows: Sequence[dict]) -> dict:
+    return {"step": step, "at": at, "uptime_s": uptime_s, "boot": boot, "rows": list(rows)}
 
 
 def append(path: Path, line: dict) -> None:
@@ -184,7 +207,13 @@ def _sync(place: Path) -> None:
 
 def _me() -> str:
     pid = os.getpid()
-    return f"{pid}-{read_stat(ROOT, pid, pid).start_ticks}-{boot_id()[:8]}"
+    return f"{pid}-{read_stat(ROOT, pid, pid).start_ticks}-{boot_id()[:8]}-{machine()}"
+
+
+@lru_cache(1)
+def machine() -> str:
+    """Of this machine, short: the same after its next boot."""
+    return hashlib.sha256((ROOT.read("etc/machine-id") or platform.node()).encode()).hexdigest()[:8]
 
 
 @lru_cache(1)
@@ -199,14 +228,23 @@ def boot_id() -> str:
 def left_behind() -> list[Left]:
     """This user's journals whose processes are gone."""
     found = []
-    for path in sorted(folder().glob(f"*{_ENDING}")):
+    for path in _mine():
         with suppress(OSError):
-            if _is_mine(path) and not _is_written(path):
+            if not _is_written(path):
                 found.append(read(path))
     return found
 
 
-def _is_mine(path: Path) -> bool:
+def others(own: Path | None = None) -> bool:
+    """Whether another Lab of this user has changed something, and still runs."""
+    return any(path != own and _is_written(path) for path in _mine())
+
+
+def _mine() -> list[Path]:
+    return [path for path in sorted(folder().glob(f"*-*-*-{machine()}-*{_ENDING}")) if _is_own_file(path)]
+
+
+def _is_own_file(path: Path) -> bool:
     with suppress(OSError):
         status = path.lstat()
         return status.st_uid == os.geteuid() and stat.S_ISREG(status.st_mode)
@@ -233,14 +271,17 @@ def read(path: Path) -> Left:
                 steps.pop(line["undone"], None)
             else:
                 steps[line["step"]] = _step(path, number, line)
-        except (ValueError, KeyError, TypeError, RecursionError):  # also of bytes that are no UTF-8
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # also of bytes that are no UTF-8
             strange.append(number)
     return Left(path, tuple(steps.values()), tuple(strange))
 
 
 def _step(path: Path, number: int, line: dict) -> Step:
     rows = tuple({**row, "boot": line["boot"]} for row in line["rows"])
-    return Step(path, number, int(line["step"]), float(line["at"]), rows)
+    step = Step(path, number, line["step"], line["boot"], float(line["at"]), float(line["uptime_s"]), rows)
+    if type(step.number) is not int or type(step.boot) is not str or not math.isfinite(step.at + step.uptime_s):
+        raise ValueError("no step of ours")
+    return step
 
 
 def put_aside(path: Path) -> Path:

@@ -150,10 +150,11 @@ class GuestLab(CpuModels, Pinning, SchedInfo):
             guest = self._mine[uuid] = Guest(*self._attachment(spec))
             if asked.pins:
                 Plan(self, {(name, vcpu): cpu for vcpu, cpu in enumerate(asked.pins)}).apply()
-                self._undo.pop()  # its own pins from the start: nothing to go back to
         except BaseException:  # Ctrl-C too: a guest that was half started must not stay
             self._destroy(uuid)
             raise
+        finally:  # its own pins from the start: nothing to go back to
+            self._undo[:] = [step for step in self._undo if {row.uuid for row in step.rows} != {uuid}]
         return guest
 
     def _attachment(self, spec: GuestSpec) -> tuple:

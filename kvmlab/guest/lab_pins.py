@@ -48,6 +48,7 @@ class Pinning:
 
     def _begin(self) -> None:
         self._undo: list[Step] = []
+        self._said: set[str] = set()
         self._journal = journal.Journal()
         if journal.left_behind():
             with journal.locked(), held_back():
@@ -88,7 +89,7 @@ class Pinning:
             the host's. All of them give a vCPU one CPU, two vCPUs the same CPU only where there are more of them than CPUs,
             and emulator and I/O threads the CPUs nearby that no vCPU has; each keeps to the node of the memory.
         guests : str or list of str, optional
-            Which; all that run by default. What vCPUs of others are pinned to counts as taken.
+            Which; by default all that this Lab may change. What vCPUs of others are pinned to counts as taken.
         cpus : str, optional
             The host CPUs for the vCPUs, such as "2-5"; by default all that are online and not isolated.
 
@@ -104,7 +105,7 @@ class Pinning:
 
         Examples
         --------
-        >>> print(*lab.autoplan("siblings").reasons, sep="\n")                                  # doctest: +SKIP
+        >>> lab.autoplan("siblings").reasons                                  # doctest: +SKIP
         """
         from kvmlab.guest import planners
 
@@ -128,9 +129,9 @@ class Pinning:
         PinError
             When somebody else has changed a line of the step meanwhile, which it names. Nothing was put back then, of no line.
         """
+        if not self._undo:  # nor is anybody waited for
+            return 0
         with journal.locked(), held_back():
-            if not self._undo:
-                return 0
             step = self._undo[-1]
             rows = [row for row in reversed(step.rows) if row.there()]
             if not force and (strange := [words for row in rows if (words := row.differs())]):
@@ -138,13 +139,15 @@ class Pinning:
             put_back(rows)
             self._undo.pop()
             self._journal.end(step.number)
+            self._replay()  # a killed Lab may have set what this step had found
         return len(rows)
 
     def change(self, find: Callable[[], Sequence[Row]]) -> None:
         """Set what `find` returns, for `undo` to take back: all of it or, when one raises, nothing."""
         with journal.locked(), held_back():
             self._replay()
-            rows = find()
+            if not (rows := find()):
+                return
             step = self._journal.begin([row.as_json() | {"uri": self.uri} for row in rows if not self._owns(row)])
             try:
                 for row in rows:
@@ -168,20 +171,27 @@ class Pinning:
     def _replay(self) -> None:
         """Take back what a killed Lab of this user left; a look into a folder where there is nothing."""
         for words in replay.run({self.uri: self.connection}):
-            print(words, file=sys.stderr)
+            if words not in self._said:  # what is kept is tried again before each change
+                print(words, file=sys.stderr)
+                self._said.add(words)
 
     def _put_all_back(self) -> str:
         """At the end: put back what is not ours, for what is ours goes anyway; in words."""
+        if not self._undo:
+            return ""
         count, words = 0, []
         with journal.locked(), held_back():
+            others = journal.others(self._journal.path)  # who may have found what this Lab set, and put that back
             while self._undo:
                 step = self._undo.pop()
                 outcome = replay.put_back(row for row in reversed(step.rows) if not self._owns(row))
                 count += len(outcome.done)
                 words += [f"left alone, for somebody else has changed it: {text}" for text in outcome.alone]
                 words += [f"not put back, the next Lab tries again: {text}" for text in outcome.failed]
-                if not outcome.failed:
+                if not (outcome.failed or (outcome.alone and others)):
                     self._journal.end(step.number)
+            self._replay()
+            self._journal.hand_over()
         return "; ".join(([f"{count} change{'s' * (count > 1)} of what is not its own put back"] if count else []) + words)
 
 

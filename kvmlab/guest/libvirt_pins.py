@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+from kvmlab.errors import GuestError
 from kvmlab.guest.connection import explained, libvirt
 from kvmlab.guest.targets import EMULATOR, iothread
 
@@ -18,12 +19,15 @@ _DEFINITION = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE  #
 def ask(domain: libvirt.virDomain, who: int | str) -> frozenset[int]:
     """The CPUs that libvirt lets a thread of the running guest use."""
     with explained(f"Asking where {who!r} of '{domain.name()}' may run"):
-        if who == EMULATOR:
-            cpumap = domain.emulatorPinInfo(_LIVE)
-        elif isinstance(who, str):
-            cpumap = dict(domain.ioThreadInfo(_LIVE))[iothread(who)]
-        else:
-            cpumap = domain.vcpuPinInfo(_LIVE)[who]
+        try:
+            if who == EMULATOR:
+                cpumap = domain.emulatorPinInfo(_LIVE)
+            elif isinstance(who, str):
+                cpumap = dict(domain.ioThreadInfo(_LIVE))[iothread(who)]
+            else:
+                cpumap = domain.vcpuPinInfo(_LIVE)[who]
+        except LookupError:
+            raise GuestError(f"libvirt knows of no {who!r} of '{domain.name()}' any more.") from None
     return frozenset(cpu for cpu, may in enumerate(cpumap) if may)
 
 

@@ -11,14 +11,14 @@ import os
 import pwd
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from kvmlab.errors import GuestError, PinError
+from kvmlab.errors import GuestError, PinError, PlanError
 from kvmlab.guest import libvirt_pins
 from kvmlab.guest.connection import explained, libvirt
-from kvmlab.guest.targets import EMULATOR, Pin, Thread, tasks
+from kvmlab.guest.targets import EMULATOR, Pin, Thread, iothread, named, tasks
 from kvmlab.guest.vcpus import ROOT, Process
 from kvmlab.host import cpulist
 from kvmlab.host.affinity import PF_NO_SETAFFINITY
@@ -26,6 +26,7 @@ from kvmlab.host.cpusets import online_cpus
 from kvmlab.host.threads import TICKS_PER_S, read_stat
 
 WHAT = "pin"  # in the journal
+_LOOKS = 10  # for threads that start meanwhile
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class InLibvirt:
     """A guest, and what libvirt's idea of a pin of it was; `defined` counts only where the definition is changed too."""
 
     process: Process
-    domain: libvirt.virDomain
+    domain: libvirt.virDomain | None
     known: frozenset[int]
     persistent: bool = False
     defined: str | None = None
@@ -48,12 +49,12 @@ class InLibvirt:
 
 @dataclass(frozen=True)
 class Pinned:
-    """A pin, the affinity of each thread as it was found, and the time (ticks since boot) at which that was."""
+    """A pin, the time (ticks since boot) before its threads were looked for, and the affinity of each as it was found."""
 
     pin: Pin
     found: dict[Thread, frozenset[int]]
+    since: int
     guest: InLibvirt | None = None
-    since: int = field(default_factory=lambda: int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS_PER_S))
 
     def __str__(self) -> str:
         return str(self.pin)
@@ -78,13 +79,12 @@ class Pinned:
                 libvirt_pins.tell(self.guest.domain, self.pin.who, self.cpus, persistent=True)
         for thread in self.found:
             self._move(thread, self.cpus)
-        if self.pin.who == EMULATOR or str(self.pin.who).startswith("pid"):  # it means whoever is there
-            for thread in self._newcomers():  # started by one that had not been moved yet
-                self._move(thread, self.cpus)
+        if self._means_all():  # also those that were started by one that had not been moved yet
+            self._move_newcomers(lambda now: now != self.cpus, self.cpus)
 
     def read_back(self) -> None:
         """Raise where the kernel's answer is another than the pin."""
-        for thread in self.found:
+        for thread in [*self.found, *(self._newcomers() if self._means_all() else ())]:
             now = affinity(thread)
             if now not in (None, self.cpus):
                 asked, has = cpulist.format(self.cpus), cpulist.format(now)
@@ -98,7 +98,7 @@ class Pinned:
     def there(self) -> bool:
         """Whether anything of it is left that could be put back."""
         if self.guest:
-            return self.guest.has_definition() or (self.guest.domain is not None and self.guest.process.alive())
+            return self.guest.has_definition() or self.guest.process.alive()
         return any(affinity(thread) is not None for thread in self.found)
 
     def differs(self) -> str | None:
@@ -115,7 +115,7 @@ class Pinned:
 
     def _libvirt_differs(self, online: frozenset[int]) -> str | None:
         guest, left = self.guest, cpulist.format(self.cpus)
-        if guest.process.alive():
+        if guest.process.alive() and guest.domain:
             now = libvirt_pins.ask(guest.domain, self.pin.who)
             if not _is_one_of(now, (guest.known, self.cpus), online):
                 return f"{self.pin}: libvirt has it on CPU {cpulist.format(now)} now, and was told {left}"
@@ -131,11 +131,14 @@ class Pinned:
         finally:
             for thread, cpus in self.found.items():
                 self._move(thread, cpus)
-            self._move_newcomers()
+            if home := Counter(self.found.values()).most_common(1):  # where most of those came from that may have started them
+                self._move_newcomers(lambda now: now == self.cpus, home[0][0])
 
     def _tell_libvirt_back(self) -> None:
         guest = self.guest
         if guest.process.alive():
+            if guest.domain is None:
+                raise GuestError(f"libvirt does not know '{guest.process.guest}' now, though its QEMU runs")
             libvirt_pins.tell(guest.domain, self.pin.who, guest.known)
         if not guest.has_definition():
             return
@@ -144,28 +147,34 @@ class Pinned:
         else:
             libvirt_pins.tell(guest.domain, self.pin.who, frozenset(cpulist.parse(guest.defined)), persistent=True)
 
-    def _move_newcomers(self) -> None:
-        """Those that started meanwhile have their affinity from one that was pinned: they go where most of these came from."""
-        home = Counter(self.found.values()).most_common(1)
-        for _ in range(2 if home else 0):  # one of them may start another while it is moved
-            for thread in self._newcomers():
-                if affinity(thread) == self.cpus:
-                    self._move(thread, home[0][0])
-
     # ---- threads
+
+    def _means_all(self) -> bool:
+        """Whether it means whoever is there."""
+        return self.pin.who == EMULATOR or str(self.pin.who).startswith("pid")
+
+    def _move_newcomers(self, is_strange: Callable[[frozenset[int]], bool], cpus: frozenset[int]) -> None:
+        """Until two looks in a row find none: one of them may start another meanwhile, and a list that threads leave may skip one."""
+        quiet = 0
+        for _ in range(_LOOKS):
+            strange = [thread for thread in self._newcomers() if (now := affinity(thread)) is not None and is_strange(now)]
+            quiet = 0 if strange else quiet + 1
+            if quiet == 2:
+                return
+            for thread in strange:
+                self._move(thread, cpus)
 
     def _newcomers(self) -> list[Thread]:
         """Threads that came after it, which the pinned ones may have started."""
-        known = {thread.tid for thread in self.found}
-        stats = [(pid, tid, stat) for pid, tid in self._around() if tid not in known and (stat := read_stat(ROOT, pid, tid))]
+        stats = [(pid, tid, stat) for pid, tid in self._around() if (stat := read_stat(ROOT, pid, tid))]
         new = [(pid, tid, stat) for pid, tid, stat in stats if stat.start_ticks >= self.since and not stat.flags & PF_NO_SETAFFINITY]
-        return [Thread(pid, tid, stat.start_ticks) for pid, tid, stat in new]
+        return [thread for pid, tid, stat in new if (thread := Thread(pid, tid, stat.start_ticks)) not in self.found]
 
     def _around(self) -> Iterable[tuple[int, int]]:
         if self.guest:  # a vCPU starts none
             process = self.guest.process
             return ((process.pid, tid) for tid in process.look().emulator) if isinstance(self.pin.who, str) and process.alive() else ()
-        if self.pin.who.startswith("kind"):
+        if not self.pin.who.startswith("pid"):  # who started what came since, nobody can tell
             return ()
         return ((pid, tid) for pid in {thread.pid for thread in self.found} for tid in tasks(pid))
 
@@ -197,13 +206,38 @@ class Pinned:
 
 def from_json(row: dict, domain: libvirt.virDomain | None, same_boot: bool) -> Pinned:
     """What the journal holds; of another boot only what is in definitions, for its threads are gone."""
-    threads = [(Thread(*map(int, thread)), _set(cpus)) for *thread, cpus in row["found"]] if same_boot else []
-    pin = Pin(row.get("guest"), row["who"], cpulist.parse(row["cpus"]))
-    guest = None
-    if pin.guest is not None:
-        process = Process(pin.guest, row["uuid"], int(row["pid"]), int(row["start_ticks"]) if same_boot else -1)
-        guest = InLibvirt(process, domain, _set(row["known"]), row["persistent"], row["defined"])
-    return Pinned(pin, dict(threads), guest, int(row["since"]))
+    name, who = row.get("guest"), row["who"]
+    if not _is_ours(name, who):
+        raise ValueError(f"{who!r} names no thread of ours")
+    threads = {Thread(*_typed(int, *thread)): _set(cpus) for *thread, cpus in row["found"]}
+    pin, guest = Pin(name, who, tuple(sorted(_set(row["cpus"])))), None
+    if name is not None:
+        pid, start = _typed(int, row["pid"], row["start_ticks"])
+        process = Process(name, *_typed(str, row["uuid"]), pid, start if same_boot else -1)
+        (persistent,), defined = _typed(bool, row["persistent"]), row["defined"]
+        if defined is not None:
+            _set(defined)
+        guest = InLibvirt(process, domain, _set(row["known"]), persistent, defined)
+    return Pinned(pin, threads if same_boot else {}, *_typed(int, row["since"]), guest)
+
+
+def _is_ours(guest: str | None, who: object) -> bool:
+    with suppress(PlanError):
+        if guest is None:
+            return named(who).who == who
+        return who == EMULATOR or iothread(who) is not None or named((guest, who)).who == who >= 0
+    return False
+
+
+def ticks_now() -> int:
+    """Since boot, as the kernel writes when a thread started."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS_PER_S)
+
+
+def _typed(kind: type, *values: object) -> tuple:
+    if strange := [value for value in values if type(value) is not kind]:
+        raise TypeError(f"{strange[0]!r} is no {kind.__name__}")
+    return values
 
 
 def affinity(thread: Thread) -> frozenset[int] | None:
@@ -218,7 +252,10 @@ def affinity(thread: Thread) -> frozenset[int] | None:
 
 
 def _set(cpus: str) -> frozenset[int]:
-    return frozenset(cpulist.parse(cpus))
+    found = frozenset(cpulist.parse(*_typed(str, cpus)))
+    if not found:
+        raise ValueError("an empty CPU set")
+    return found
 
 
 def _is_one_of(now: frozenset[int], ours: tuple[frozenset[int], ...], online: frozenset[int]) -> bool:

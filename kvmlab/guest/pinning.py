@@ -10,7 +10,7 @@ from kvmlab.columns import documents
 from kvmlab.errors import PlanError
 from kvmlab.guest import libvirt_pins, targets
 from kvmlab.guest.connection import explained, libvirt
-from kvmlab.guest.pinned import InLibvirt, Pinned, affinity
+from kvmlab.guest.pinned import InLibvirt, Pinned, affinity, ticks_now
 from kvmlab.guest.targets import EMULATOR, Group, Pin, iothread
 from kvmlab.guest.vcpus import ROOT, Process
 from kvmlab.host import cpulist
@@ -39,12 +39,14 @@ class Plan:
 
     def __init__(self, lab: GuestLab, pins: Mapping[Key, str | int], reasons: Sequence[str] = ()):
         self._lab, self.reasons = lab, tuple(reasons)
-        look, online = _Look(lab), online_cpus(ROOT)
+        if not isinstance(pins, Mapping):
+            raise PlanError(f"{pins!r:.60} is no plan: write what to which CPUs, such as {{('c1', 0): '1'}}.")
+        look = _Look(lab)
         self._groups: dict[Pin, Group] = {}
         for key, cpus in pins.items():
             pin = targets.named(key)
             group = look.group(pin)
-            self._groups[Pin(pin.guest, pin.who, targets.legal_cpus(pin, cpus, online))] = group
+            self._groups[Pin(pin.guest, pin.who, targets.legal_cpus(pin, cpus, look.online))] = group
         targets.refuse_overlaps(self._groups)
         self.pins = tuple(self._groups)
 
@@ -109,18 +111,18 @@ class Plan:
         self._lab.change(lambda: self._find(persistent))
 
     def _find(self, persistent: bool) -> list[Pinned]:
-        look, online = _Look(self._lab), online_cpus(ROOT)
-        return [self._found(look, pin, online, persistent) for pin in self.pins]
+        look = _Look(self._lab)
+        return [self._found(look, pin, persistent) for pin in self.pins]
 
-    def _found(self, look: _Look, pin: Pin, online: tuple[int, ...], persistent: bool) -> Pinned:
-        targets.legal_cpus(pin, cpulist.format(pin.cpus), online)  # a CPU may have gone offline since
+    def _found(self, look: _Look, pin: Pin, persistent: bool) -> Pinned:
+        targets.legal_cpus(pin, cpulist.format(pin.cpus), look.online)  # a CPU may have gone offline since
         guest, threads = self._in_libvirt(look, pin, persistent), look.group(pin).threads
         if pin.guest is None and pin.who[:4] in ("tid ", "pid ") and not set(self._groups[pin].threads) & set(threads):
             raise PlanError(f"{pin}: what the plan was made for has ended, and another has its number now. Make the plan anew.")
         found = {thread: cpus for thread in threads if (cpus := affinity(thread)) is not None}
         if not found:
             raise PlanError(f"{pin}: its thread ended in this moment. Make the plan anew.")
-        return Pinned(pin, found, guest)
+        return Pinned(pin, found, look.since, guest)
 
     def _in_libvirt(self, look: _Look, pin: Pin, persistent: bool) -> InLibvirt | None:
         if pin.guest is None:
@@ -149,7 +151,7 @@ class _Look:
     """One look at the guests and threads that a plan names: each guest is asked for once."""
 
     def __init__(self, lab: GuestLab):
-        self._lab = lab
+        self._lab, self.since, self.online = lab, ticks_now(), online_cpus(ROOT)
         self._guests: dict[str, tuple[libvirt.virDomain, Process]] = {}
         self._pids: dict[int, str] | None = None
 

@@ -65,14 +65,16 @@ class Change:
 
     def there(self) -> bool:
         """Whether the guest still runs."""
-        return self.domain is not None and self.process.alive()
+        return self.process.alive()
 
     def differs(self) -> str | None:
         """What somebody else has changed since, in words; what is as it was found is as good as what was set."""
+        if self.domain is None:
+            raise GuestError(f"libvirt does not know '{self.process.guest}' now, though its QEMU runs.")
         has = read(self.domain)
         for parameter, value in self.wanted.items():
-            if has[parameter] not in (value, self.known[parameter]) and value > 0:  # -1 may read as one of several numbers
-                return f"{self}: {parameter} is {has[parameter]} now, and was set to {value}"
+            if has.get(parameter) not in (value, self.known[parameter]) and value > 0:  # -1 may read as one of several numbers
+                return f"{self}: {parameter} is {has.get(parameter)} now, and was set to {value}"
         return None
 
     def put_back(self) -> None:
@@ -89,8 +91,15 @@ class Change:
 
 def from_json(row: dict, domain: libvirt.virDomain | None, same_boot: bool) -> Change:
     """What the journal holds; a guest of another boot is gone."""
-    process = Process(row["guest"], row["uuid"], row["pid"], row["start_ticks"])
-    return Change(process, domain if same_boot else None, row["wanted"], row["known"])
+    wanted, known = row["wanted"], row["known"]
+    named = [row["guest"], row["uuid"]]
+    numbers = [row["pid"], row["start_ticks"], *wanted.values(), *known.values()] if type(wanted) is type(known) is dict else [None]
+    if {*map(type, named)} != {str} or {*map(type, numbers)} != {int} or not wanted.keys() <= known.keys() <= {*NAMES}:
+        raise TypeError("no row of ours")
+    if not all(-1 <= number < 1 << 63 for number in numbers):
+        raise ValueError("no numbers of ours")
+    process = Process(row["guest"], row["uuid"], row["pid"], row["start_ticks"] if same_boot else -1)
+    return Change(process, domain, wanted, known)
 
 
 class SchedInfo:

@@ -57,7 +57,7 @@ class _Unkept:
 
 
 class Watch:
-    """The vCPU threads of some QEMU processes; `look` finds new ones, `rows` reads them all and forgets those that are gone.
+    """The vCPU threads of some QEMU processes; `look` finds which there are, `rows` reads them all and forgets those that are gone.
 
     Parameters
     ----------
@@ -73,16 +73,14 @@ class Watch:
         self.unavailable: dict[str, str] = {}
 
     def look(self) -> bool:
-        """Find the threads that came. Whether there are any new ones."""
+        """Find the threads that came, and let go of those that are not given any more. Whether there are any new ones."""
         processes = list(self._processes())
         self.unavailable |= vcpus.unavailable(processes)
         self.accels |= {process.guest: process.accel for process in processes}
-        new = {
-            (process.pid, tid): (process, vcpu, tid)
-            for process in processes
-            for vcpu, tid in process.vcpus.items()
-            if (process.pid, tid) not in self._threads
-        }
+        given = {(process.pid, tid): (process, vcpu, tid) for process in processes for vcpu, tid in process.vcpus.items()}
+        for key in self._threads.keys() - given.keys():
+            self._threads.pop(key).close()
+        new = {key: about for key, about in given.items() if key not in self._threads}
         for key, about in new.items():
             self._threads[key] = (_Thread if len(self._threads) < self._room else _Unkept)(*about)
         self._threads = dict(sorted(self._threads.items(), key=lambda item: (item[1].process.guest, item[1].vcpu)))

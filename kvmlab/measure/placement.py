@@ -32,7 +32,7 @@ _UNAVAILABLE = {  # why columns may hold NA
     **dict.fromkeys(("share", "waited"), "this kernel has no /proc/PID/schedstat (CONFIG_SCHED_INFO)"),
     "migrations_per_s": "this kernel has no /proc/PID/sched (CONFIG_SCHED_DEBUG)",
     "turns_per_s": "not all of its turns could be read",
-    **dict.fromkeys(("p99_s", "longest_s"), "works other than spin and duty do not look at their clock, and these came to no turn in a run"),
+    **dict.fromkeys(("p99_s", "longest_s"), "only spin and duty look at their clock, and need a turn for it"),
     "others": "/proc/stat lacks one of these CPUs",
 }
 

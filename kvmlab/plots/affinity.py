@@ -35,7 +35,7 @@ def affinity(looks: pd.DataFrame, title: str | None = None, ax: Axes | None = No
         _spent(ax, rows, start, {cpu: places[of, cpu] for of, cpu in lanes if of == number})
     for place in places.values():
         ax.axhline(place + 0.4, color=RULE, linewidth=0.6, zorder=0)
-    ax.set_yticks(list(places.values()), [_label(threads, lane, lanes) for lane in lanes], fontsize=9, color=INK)
+    ax.set_yticks(list(places.values()), [_label(threads, lane, lanes) for lane in lanes], fontsize=9, color=INK, parse_math=False)
     ax.set(xlim=(0, max(end - start, 1e-3)), ylim=(max(places.values(), default=0) + 0.7, -0.7))
     frame_axes(ax, title or f"Where {count(len(threads), 'thread')} ran", "seconds")
     parts = [Patch(color=PALETTE["user"], label="ran"), Patch(color=PALETTE["waiting"], label="waited for the CPU")]

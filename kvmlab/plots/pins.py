@@ -76,7 +76,7 @@ def _cells(ax: Axes, table: pd.DataFrame, x, y) -> None:
 
 def _words(ax: Axes, table: pd.DataFrame, cpus: list[int], rows: dict, title: str) -> None:
     ticks = {-0.5: "all work on it"} | {y + 0.43: f"{guest}  {thread}".strip() for (guest, thread), y in rows.items()}
-    ax.set_yticks(list(ticks), list(ticks.values()), fontsize=9, color=INK)
+    ax.set_yticks(list(ticks), list(ticks.values()), fontsize=9, color=INK, parse_math=False)
     step = 1 + len(cpus) // 40
     ax.set_xticks([number + 0.43 for number in range(0, len(cpus), step)], [str(cpu) for cpu in cpus[::step]], fontsize=8, color=INK)
     ax.xaxis.tick_top()

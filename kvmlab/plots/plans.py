@@ -213,7 +213,7 @@ def _names(ax: Axes, found: Sequence[_Plan], place: _Place) -> None:
     names = {place.plan(number): plan.name for number, plan in enumerate(found)}
     vcpus = {place.vcpu(number, lane): vcpu for number, plan in enumerate(found) for lane, vcpu in enumerate(plan.vcpus)}
     ticks = {**(vcpus if place.roomy and place.head else {}), **names}
-    ax.set_yticks(list(ticks), list(ticks.values()), fontsize=8, color=INK)
+    ax.set_yticks(list(ticks), list(ticks.values()), fontsize=8, color=INK, parse_math=False)
     for where, label in zip(ticks, ax.get_yticklabels(), strict=True):
         if where in names:
             label.set(fontweight="bold", fontsize=9)

@@ -32,6 +32,7 @@ const format = (cpus) => {
   return parts.join(",");
 };
 
+const nameOf = (item) => item.row?.id ?? "noisy others";
 const same = (a, b) => a.size === b.size && [...a].every((one) => b.has(one));
 const percent = (value) => (value === UNKNOWN ? "not known" : `${value} %`);
 const many = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
@@ -67,7 +68,7 @@ class View {
     this.level = null; // "cpu" or "core"; null: whichever fits
     this.folded = new Set(); // boxes of the header that are shown as one column
     this.othersFolded = true;
-    this.at = {row: 0, col: 0};
+    this.at = {row: 0, col: 0}; // the cursor; `place` keeps it on its row and CPU, whatever comes and goes around it
     this.over = null; // the cell under the pointer
     this.told = null; // rows and CPUs that a message speaks of
     this.stroke = null; // a drag: what it paints
@@ -149,7 +150,7 @@ class View {
     const on = (event, what) => { model.on(event, what); this.off.push(() => model.off(event, what)); };
     for (const name of ["_rows", "_host", "_wished", "_marks", "_about"]) on(`change:${name}`, () => this.changed());
     for (const name of ["_told", "_undo_steps", "_ask", "_ended"]) on(`change:${name}`, () => this.speak());
-    on("change:_status", () => { this.pending = false; this.speak(); });
+    on("change:_status", () => { if (model.get("_status").text) this.pending = null; this.speak(); });
     on("change:_live", () => { this.news = performance.now(); this.fresh(); });
     const dom = (target, event, what, options) => { target.addEventListener(event, what, options); this.off.push(() => target.removeEventListener(event, what, options)); };
     dom(this.apply, "click", () => this.press("apply"));
@@ -288,7 +289,7 @@ class View {
   place() {
     this.tiers = this.fittingTiers();
     this.headHeight = 20 * this.tiers.length + 20 + 34;
-    const items = this.lines();
+    const items = this.lines(), before = (this.items || []).map(nameOf);
     this.rowHeight = items.length > 40 ? 19 : items.length > 24 ? 22 : 27;
     let y = 7;
     this.items = items.map((item, n) => {
@@ -299,8 +300,30 @@ class View {
     });
     this.special = this.host.cpus.some((cpu) => cpu.special);
     this.height = y + (this.special ? 20 : 6);
-    const inside = {row: Math.min(this.at.row, this.items.length - 1), col: Math.min(this.at.col, this.cols.length - 1)};
-    this.at = {row: Math.max(0, inside.row), col: Math.max(0, inside.col)};
+    this.hold(before);
+  }
+
+  // After rows or columns came or went: the cursor stays on the row and the CPU that it was on.
+  hold(before) {
+    const names = this.items.map(nameOf), {id, cpu} = this.at, known = id !== undefined;
+    let row = known ? names.indexOf(id) : this.at.row;
+    if (row < 0) {
+      const [near] = before.map((name, n) => [names.indexOf(name), Math.abs(n - this.at.row - 0.1)]).filter(([now]) => now >= 0).sort((a, b) => a[1] - b[1]);
+      row = near ? near[0] : 0;
+      if (names.length && this.hasFocus()) this.said.textContent = `${id} is gone. The cursor is on ${names[row]} now.`;
+    }
+    const place = this.host.cpus.findIndex((one) => one.cpu === cpu);
+    this.point(row, place < 0 ? this.at.col : this.colOf[place], cpu);
+    if (before.join() === names.join()) return;
+    this.over = this.tapped = null;
+    if (this.stroke) this.commit(); // its rows are elsewhere now
+  }
+
+  point(row, col, cpu) {
+    const within = (number, count) => Math.max(0, Math.min(count - 1, number));
+    this.at = {row: within(row, this.items.length), col: within(col, this.cols.length)};
+    const cpus = this.cols[this.at.col]?.cpus || [];
+    Object.assign(this.at, {id: this.items.length ? nameOf(this.items[this.at.row]) : undefined, cpu: cpus.includes(cpu) ? cpu : cpus[0]});
   }
 
   // The columns that are shown: each CPU, or all of a core or of a box that is folded. breaks: how much ends before it.
@@ -343,6 +366,7 @@ class View {
     this.grid.setAttribute("aria-rowcount", this.items.length);
     this.grid.setAttribute("aria-colcount", this.cols.length + 1);
     const had = this.grid.contains(document.activeElement) && document.activeElement !== document.body;
+    const onFold = had && document.activeElement.classList.contains("kl-fold");
     const key = JSON.stringify([this.items.map((item) => [item.row?.id, item.row?.locked, item.others && item.others.length, item.y]), this.width, this.nameWidth, this.othersFolded]);
     if (key !== this.builtFor) {
       this.builtFor = key;
@@ -351,7 +375,7 @@ class View {
       this.builtCells = null;
     }
     this.cells();
-    if (had) this.focus();
+    if (had) (onFold && this.body.querySelector(".kl-fold") ? this.body.querySelector(".kl-fold") : this).focus();
     if (!this.items.length) this.empty();
   }
 
@@ -369,6 +393,7 @@ class View {
     Object.assign(element.style, {top: `${item.y}px`, height: `${item.h}px`, width: `${this.width}px`});
     const name = make("div", "kl-name", "", element);
     name.setAttribute("role", "rowheader");
+    name.setAttribute("aria-colindex", "1");
     name.style.width = `${this.nameWidth}px`;
     if (item.others) {
       name.classList.add("kl-fold");
@@ -382,19 +407,16 @@ class View {
     const guest = make("b", "", item.first ? item.row.guest : "", name);
     Object.assign(guest, {title: item.row.guest || ""}).style.width = `${item.row.guest === null ? 6 : this.guestWidth + 2}px`;
     make("span", "", this.short(item.row), name);
-    make("i", "", "", name);
+    make("i", "", "", name).setAttribute("aria-hidden", "true"); // `warn` says it
     name.classList.toggle("kl-locked", Boolean(item.row.locked));
     name.title = item.row.locked ? `cannot be moved: ${item.row.locked}` : "";
     return element;
   }
 
   columnsChosen() {
-    const [cpu] = this.cols[this.at.col].cpus;
     this.level = this.columns.value;
     this.folded.clear();
     this.changed();
-    this.at.col = this.colOf[this.host.cpus.findIndex((one) => one.cpu === cpu)];
-    this.cells();
     this.reveal();
   }
 
@@ -787,13 +809,13 @@ class View {
     const wrong = empty ? `${empty[0]} has no CPU left: leave it at least one.` : (current && told.error) || "";
     const errors = linted && wishes ? messages.filter((one) => one.severity === "error" && one.state === "new") : [];
     this.root.classList.toggle("kl-stale", stale);
-    this.apply.textContent = this.pending && !stale ? "Applying…" : wishes ? `Apply ${many(wishes, "change")}` : "Apply";
-    this.apply.disabled = !wishes || Boolean(wrong) || errors.length > 0 || stale;
+    this.apply.textContent = this.pending === "apply" && !stale ? "Applying…" : wishes ? `Apply ${many(wishes, "change")}` : "Apply";
+    this.apply.disabled = !wishes || Boolean(wrong) || errors.length > 0 || stale || Boolean(this.pending);
     this.apply.title = wrong || (errors.length ? "The linter calls this an error: see below" : "Make the kernel agree with the picture");
     const ask = get("_ask") === "undo";
     this.undo.textContent = ask ? "Undo all the same" : "Undo";
     this.undo.classList.toggle("kl-sure", ask);
-    this.undo.disabled = !get("_undo_steps") || stale;
+    this.undo.disabled = !get("_undo_steps") || stale || Boolean(this.pending);
     this.undo.title = "Take the last change back";
     this.plan.disabled = stale;
     this.fillPlans(about.strategies || []);
@@ -840,7 +862,9 @@ class View {
     const list = make("ul", "", "", this.words);
     const line = (kind, text, rule, source, old) => {
       const item = make("li", `kl-${kind}${old ? " kl-old" : ""}`, "", list);
-      make("i", "", SIGNS[kind], item).setAttribute("aria-label", kind);
+      const sign = make("i", "", SIGNS[kind], item);
+      sign.setAttribute("role", "img");
+      sign.setAttribute("aria-label", kind);
       const words = make("span", "", `${text} `, item);
       if (rule) make("code", "", `(${rule})`, words).title = source || "";
       return item;
@@ -893,6 +917,7 @@ class View {
     this.items?.forEach((item, n) => {
       const sign = this.rowElements[n]?.querySelector(".kl-name i"), kind = worst.get(item.row?.id);
       if (!sign) return;
+      sign.parentElement.setAttribute("aria-label", [nameOf(item), kind].filter(Boolean).join(", ")); // the guest stands on its first row only
       sign.textContent = kind ? SIGNS[kind] : "";
       sign.style.color = kind === "error" ? "var(--kl-bad)" : "var(--kl-warning)";
     });
@@ -933,7 +958,7 @@ class View {
   down(event) {
     const {row, col} = this.hit(event);
     if (event.button !== 0 || row < 0 || col < 0 || !this.items[row].row) return;
-    this.at = {row, col};
+    this.point(row, col);
     event.preventDefault();
     this.focus();
     if (event.pointerType === "touch") { this.tapped = {row, col}; return; } // a finger scrolls; a tap toggles
@@ -989,10 +1014,10 @@ class View {
     const rowOfFold = event.target.classList?.contains("kl-fold") ? this.items.findIndex((one) => one.others) : this.at.row;
     const deeds = {
       " ": () => this.toggle(item, col),
-      Enter: () => { if (!this.apply.disabled) this.press("apply"); },
+      Enter: () => { if (!this.apply.disabled && !event.repeat) this.press("apply"); },
       a: () => { if (item?.row && this.set(item.row, null, true)) this.commit(); },
       n: () => { if (item?.row && this.set(item.row, null, false)) this.commit(); },
-      u: () => { if (!this.undo.disabled) this.press("undo"); },
+      u: () => { if (!this.undo.disabled && !event.repeat) this.press("undo"); },
       Home: () => this.go(this.at.row, 0),
       End: () => this.go(this.at.row, this.cols.length - 1),
       PageUp: () => this.go(0, this.at.col),
@@ -1008,7 +1033,7 @@ class View {
   }
 
   go(row, col) {
-    this.at = {row: Math.max(0, Math.min(this.items.length - 1, row)), col: Math.max(0, Math.min(this.cols.length - 1, col))};
+    this.point(row, col);
     this.over = null;
     this.focus();
     this.redraw();
@@ -1022,10 +1047,9 @@ class View {
   }
 
   press(deed, more = {}) {
-    if (this.stale) return;
-    this.pending = deed === "apply";
+    if (this.stale || this.pending) return; // what was asked before has no answer yet
     if (document.activeElement === this.apply) this.focus(); // it will be disabled
-    this.send({do: deed, wished: this.model.get("_wished"), ...more});
+    this.pending = this.send({do: deed, wished: this.model.get("_wished"), ...more}) ? deed : null;
     this.speak();
   }
 

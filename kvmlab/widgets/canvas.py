@@ -40,6 +40,15 @@ _LINT_AFTER_S = 0.1  # of quiet
 _LINT_AGAIN_S = 10.0
 STRATEGIES = ("spread", "pack", "siblings", "one-to-one", "like-guest")
 
+_WHY_NOT = {
+    "guest": "the thread belongs to no guest",
+    "where": "the kernel does not say where this CPU is",
+    "special": "an ordinary CPU: neither isolated nor nohz_full",
+    "ran_pct": "it was not watched yet",
+    "waited_pct": "this kernel has no /proc/PID/schedstat, or it was not watched yet",
+    "busy_pct": "nothing was watched yet",
+}
+
 _Key = tuple[str, int | str] | str
 
 
@@ -65,7 +74,7 @@ class PinCanvas(anywidget.AnyWidget):
     _host = t.Dict().tag(sync=True)
     _rows = t.List().tag(sync=True)
     _live = t.Bytes().tag(sync=True)
-    _wished = t.Dict().tag(sync=True)  # name of a row -> the CPUs it is to have
+    _wished = t.Dict(value_trait=t.Unicode(), key_trait=t.Unicode()).tag(sync=True)  # name of a row -> the CPUs it is to have
     _marks = t.Dict().tag(sync=True)  # name of a row -> the CPUs that the last Apply gave it
     _told = t.Dict().tag(sync=True)  # the linter's words, the lines to type, what is wrong with the wishes
     _status = t.Dict().tag(sync=True)
@@ -83,9 +92,10 @@ class PinCanvas(anywidget.AnyWidget):
         self._linting: asyncio.Task | None = None
         self._seen = self._judged = time.monotonic()
         self._begin()
-        self._about = {"uri": self._uri(), "accel": self._accel(), "strategies": list(STRATEGIES)}
+        self._about = {"uri": lab.uri, "accel": lab.accel.upper(), "strategies": list(STRATEGIES)}
         self.on_msg(self._heard)
         self.observe(self._wishes_changed, "_wished")
+        self.observe(self._steps_changed, "_undo_steps")
         self._loop = None
         with suppress(RuntimeError):  # no event loop, as in a plain script: it works, and nothing moves by itself
             self._loop = asyncio.get_running_loop()
@@ -104,12 +114,6 @@ class PinCanvas(anywidget.AnyWidget):
         host = Host()
         self._host = model.columns(host.cpus(), host.caches(), host.nodes())
         self._reader = Reader(self.lab, [cpu["cpu"] for cpu in self._host["cpus"]])
-
-    def _uri(self) -> str:
-        return self.lab.uri
-
-    def _accel(self) -> str:
-        return self.lab.accel.upper()
 
     def _changed_host(self) -> bool:
         return tuple(online_cpus(ROOT)) != tuple(self._online)
@@ -131,12 +135,16 @@ class PinCanvas(anywidget.AnyWidget):
 
     def _drop_wishes(self) -> None:
         """Those that came true by themselves, and those of rows that are gone."""
-        allowed = self._allowed()
-        kept = {name: cpus for name, cpus in self._wished.items() if allowed.get(name, cpus) != cpus}
+        allowed, kept = self._allowed(), self._open(self._wished)
         if kept != self._wished:
             self._wished = kept
         if gone := [name for name in self._marks if allowed.get(name) != self._marks[name]]:
             self._marks = {name: cpus for name, cpus in self._marks.items() if name not in gone}
+
+    def _open(self, wished: dict[str, str]) -> dict[str, str]:
+        """Without what is so already, and without rows that are gone."""
+        allowed = self._allowed()
+        return {name: cpus for name, cpus in wished.items() if allowed.get(name, cpus) != cpus}
 
     def _allowed(self) -> dict[str, str]:
         return {row.name: row.allowed for row in self._reader.rows}
@@ -145,11 +153,13 @@ class PinCanvas(anywidget.AnyWidget):
         while self.comm is not None:
             try:
                 self.refresh()
-            except KvmlabError as error:
-                self._ended = str(error)
+                if time.monotonic() - self._judged > _LINT_AGAIN_S:
+                    self._judge_soon()
+            except Exception as error:  # whatever it was: a picture that stands still must not look alive
+                self._ended = (
+                    _words(error) if isinstance(error, KvmlabError) else f"This canvas has stopped: {_words(error)}. Run the cell again."
+                )
                 break
-            if time.monotonic() - self._judged > _LINT_AGAIN_S:
-                self._judge_soon()
             await asyncio.sleep(1 / _HZ if time.monotonic() - self._seen < _UNSEEN_S else 1)
         self._reader.close()
 
@@ -162,9 +172,8 @@ class PinCanvas(anywidget.AnyWidget):
         >>> lab.pin_widget().table().query("may_run and ran_pct > 5")           # doctest: +SKIP
 
         """
-        reasons = {"waited_pct": "this kernel has no /proc/PID/schedstat, or nothing was watched yet", "ran_pct": "nothing was watched yet"}
         result = frame(model.pins(self._host, self._reader.rows, self._wished, self._reader.window), "pins")
-        result.attrs["unavailable"] = {column: why for column, why in reasons.items() if result[column].isna().any()}
+        result.attrs["unavailable"] = {column: why for column, why in _WHY_NOT.items() if result[column].isna().any()}
         return result
 
     # ---- what is wished
@@ -197,10 +206,13 @@ class PinCanvas(anywidget.AnyWidget):
             self._marks, self._ask = {}, ""
         self._judge_soon()
 
+    def _steps_changed(self, _change: object) -> None:
+        self._ask = ""
+
     # ---- what it does
 
     def apply(self) -> None:
-        """Make the kernel agree with the wishes: all or nothing, and read back.
+        """Make the kernel agree with the wishes: all or nothing, and read back. What is so already is left alone.
 
         Raises
         ------
@@ -210,12 +222,16 @@ class PinCanvas(anywidget.AnyWidget):
             When the wishes cannot be, such as a row without a CPU.
         """
         self.refresh()
+        self._drop_wishes()
         allowed = self._allowed()
         if changed := [name for name in self._wished if allowed.get(name) != self._basis.get(name)]:
             self._basis |= {name: allowed[name] for name in changed if name in allowed}
             now = "; ".join(f"{name} may run on CPU {allowed.get(name, 'none')} now" for name in changed)
             raise PinError(f"Another tool was here meanwhile: {now}. Nothing was changed. Look again, then apply again.")
         applied = dict(self._wished)
+        if not applied:
+            _ = self.lab.connection  # raises where it is closed
+            return
         self.lab.plan(self.wishes()).apply()
         self._reader.read()
         with self.hold_sync():
@@ -250,24 +266,31 @@ class PinCanvas(anywidget.AnyWidget):
 
     def _heard(self, _widget: object, message: dict, _buffers: object) -> None:
         self._seen = time.monotonic()
-        deed = {"apply": self._pressed_apply, "undo": self._pressed_undo, "plan": self._pressed_plan}.get(message.get("do"))
-        if deed is None:
-            return
+        deeds = {"apply": self._pressed_apply, "undo": self._pressed_undo, "plan": self._pressed_plan}
+        deed = message.get("do") if isinstance(message, dict) else None
+        if not isinstance(deed, str) or deed not in deeds or (deed == "apply" and not _are_wishes(message.get("wished"))):
+            return  # that somebody looks, or no message of the page
         try:
-            deed(message)
-        except KvmlabError as error:
-            self._say(str(error), "bad")
+            deeds[deed](message)
+        except Exception as error:  # the page waits for an answer
+            self._say(_words(error), "bad")
             with suppress(KvmlabError):
                 self.refresh()
 
     def _pressed_apply(self, message: dict) -> None:
-        if message["wished"] != self._wished:  # a message of its own may overtake the trait
-            self._wished = message["wished"]
-        count = len(self._wished)
+        self.refresh()
+        wished = self._open(message["wished"])
+        if wished != self._wished:  # a message of its own may overtake the trait
+            self._wished = wished
+        if not wished:
+            self._say("There is nothing to apply: it is all so already.")
+            return
+        count = len(wished)
         self.apply()
         self._say(f"Applied. As the kernel says: {len(self._marks)} of {count} row{'s' * (count != 1)} as planned.", "good")
 
     def _pressed_undo(self, message: dict) -> None:
+        self.refresh()  # what was asked was about the step that was the last one then
         forced = self._ask == "undo"
         try:
             count = self.undo(force=forced)
@@ -334,6 +357,15 @@ class PinCanvas(anywidget.AnyWidget):
         plots.style.plt.close(axes.figure)
         text = f"{self!r}\n{plots.pins_in_words(table)}"
         return bundle[0] | {"text/plain": text, "image/png": base64.b64encode(picture.getvalue()).decode()}, bundle[1]
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, KvmlabError) else f"{type(error).__name__}: {error}"
+
+
+def _are_wishes(wished: object) -> bool:
+    """Names of rows with CPU lists, as the page sends them."""
+    return isinstance(wished, dict) and all(isinstance(text, str) for pair in wished.items() for text in pair)
 
 
 class _Aside:

@@ -83,6 +83,9 @@ class Window:
         while now - self._steps[0][0] >= WINDOW_S:
             self._steps.popleft()
 
+    def __bool__(self) -> bool:
+        return bool(self._steps)
+
     def busy(self) -> np.ndarray:
         """The share of each host CPU that was in use."""
         total = sum(step[1] for step in self._steps)
@@ -183,7 +186,7 @@ def _cpu(cpu: int, row: pd.Series, box) -> dict:
 
 def pins(host: dict, rows: Iterable[Row], wishes: dict[str, str], window: Window) -> list[tuple]:
     """One row a thread and host CPU, in the order of columns.FRAMES["pins"]."""
-    busy = dict(zip(window.place, window.busy(), strict=True))
+    busy = dict(zip(window.place, 100 * window.busy(), strict=True)) if window else {}
     found = []
     for row in rows:
         cells, parts = window.of(row.name)
@@ -193,6 +196,6 @@ def pins(host: dict, rows: Iterable[Row], wishes: dict[str, str], window: Window
             number = cpu["cpu"]
             ran, waited = cells.get(number, (0.0, 0.0)) if parts[0] is not None else (None, None)
             numbers = [None if value is None else 100 * value for value in (ran, waited if parts[3] is not None else None)]
-            where = (number, cpu["where"], cpu["special"] or None, number in allowed, number in wished)
-            found.append((row.guest, row.who if row.guest else f"{row.who}, {row.name}", *where, *numbers, 100 * float(busy[number])))
+            where = (number, cpu["where"] or None, cpu["special"] or None, number in allowed, number in wished)
+            found.append((row.guest, row.who if row.guest else f"{row.who}, {row.name}", *where, *numbers, busy.get(number)))
     return found

@@ -5,7 +5,6 @@ Sources: proc(5), /proc/PID/task/TID/stat, schedstat and sched (kept open by `Wa
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kvmlab.guest import targets
 from kvmlab.guest.vcpus import ROOT, Process
 from kvmlab.guest.watch import Guests, Watch
 from kvmlab.host import cpulist, cputime
+from kvmlab.host.affinity import PF_NO_SETAFFINITY
 from kvmlab.host.threads import Stat, parse_stat, read_stat
 from kvmlab.widgets.model import Row, Used, Window
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from kvmlab.guest.lab import GuestLab
 
 LOOK_S = 1.0  # libvirt is asked for guests so often
-PF_NO_SETAFFINITY = 0x04000000
 _BUSY = 0.05  # of a CPU: a process that takes as much is a noisy other
 _MOST = 24  # threads of nobody's
 _QUIET_S = 10.0  # and when it is none any more
@@ -51,8 +51,6 @@ class Reader:
             self._next_look = now + LOOK_S
         groups: dict[tuple, list[tuple]] = {}
         for row in self._watch.rows():
-            if row[2][0] == "thread" and row[4] not in self._others.names:
-                continue  # it is quiet by now
             groups.setdefault((row[1], *row[2][:2]), []).append(row)
         self._fill(now, groups)
         self._now = now
@@ -69,10 +67,6 @@ class Reader:
             self.window.add(now, now - self._now, {name: several for name, several in used.items() if several}, busy)
         self.rows = sorted(rows, key=_rank)
 
-    def look_at_once(self) -> None:
-        """Ask libvirt again with the next `read`."""
-        self._next_look = 0.0
-
     def close(self) -> None:
         self._watch.close()
 
@@ -83,7 +77,7 @@ class Reader:
         known = self._guests()
         for process in known:
             threads = {("vcpu", vcpu, tid): tid for vcpu, tid in process.vcpus.items()}
-            threads |= {("iothread", _iothread(process.pid, tid), tid): tid for tid in process.iothreads}
+            threads |= {("iothread", number, tid): tid for number, tid in targets.iothreads(process).items()}
             threads |= {("emulator", 0, tid): tid for tid in process.emulator}
             yield replace(process, vcpus=threads, page=None)
         yield from self._others.look({process.pid for process in known})
@@ -131,12 +125,6 @@ def _used(before: tuple | None, after: tuple) -> Used | None:
     return Used(after[5], run, wait, guest, user, kernel, moves)
 
 
-def _iothread(pid: int, tid: int) -> int:
-    """libvirt's number of an I/O thread; QEMU names it after "iothread1"."""
-    match = re.search(r"\d+$", ROOT.read(f"proc/{pid}/task/{tid}/comm") or "")
-    return int(match[0]) if match else tid
-
-
 class Others:
     """The busy threads that belong to no guest. Only processes as a whole are looked at, until one is busy."""
 
@@ -165,19 +153,19 @@ class Others:
                 self._until[pid] = now + _QUIET_S
         self._until = {pid: until for pid, until in self._until.items() if until > now and pid in ticks}
         self._ticks = ticks
-        if not self._until:
-            self._threads.clear()
 
     def _told(self) -> Iterator[Process]:
-        self.names = {}
+        self.names, seen = {}, set()
         for pid in sorted(self._until):
-            threads = {}
-            for tid in ROOT.numbered(f"proc/{pid}/task"):
+            threads, tids = {}, ROOT.numbered(f"proc/{pid}/task")
+            seen.update(tids)
+            for tid in tids:
                 stat = read_stat(ROOT, pid, tid)
                 if stat and len(self.names) < _MOST and self._noisy(tid, stat):
                     self.names[tid] = stat.comm, bool(stat.flags & PF_NO_SETAFFINITY)
                     threads["thread", tid, tid] = tid
             yield Process("", "", pid, 0, vcpus=threads)
+        self._threads = {tid: known for tid, known in self._threads.items() if tid in seen}
 
     def _noisy(self, tid: int, stat: Stat) -> bool:
         """A thread that ran since it was last looked at, or did a moment ago."""

@@ -126,6 +126,7 @@ def test_click_lint_apply_marks_and_undo(canvas):
     canvas.shows("virsh vcpupin kb-c1 0 1")
     canvas.shows("busy-vcpus-stacked")  # what the linter says of two busy vCPUs on one CPU
     assert allowed("kb-c1", "CPU 0/") == everywhere  # not before Apply
+    expect(canvas.root.get_by_text("✓ as the kernel says")).to_be_hidden()  # nothing is marked so
     canvas.page.screenshot(path=OUT / "pin_canvas_before_apply.png")
     canvas.button("Apply 2 changes").click()
     assert becomes("kb-c1", "CPU 0/", everywhere - {0}) and becomes("kb-c1", "CPU 1/", everywhere - {0})
@@ -149,6 +150,41 @@ def test_a_drag_paints_over_rows_and_a_row_without_a_cpu_cannot_be_applied(canva
     canvas.page.keyboard.press("Escape")
     expect(canvas.button("Apply")).to_be_disabled()
     canvas.shows("As it is now")
+
+
+def test_a_double_click_applies_once(canvas):
+    everywhere = allowed("kb-c1", "CPU 0/")
+    canvas.click("kb-c1 vCPU 0", 0)
+    expect(canvas.button("Apply 1 change")).to_be_enabled()
+    sent = canvas.root.evaluate("""root => {
+        const model = root.kvmlab.model, send = model.send, sent = [];
+        model.send = (message) => { sent.push(message.do); return send.call(model, message); };
+        for (let n = 0; n < 3; n++) root.kvmlab.press("apply");
+        model.send = send;
+        return sent;
+    }""")
+    assert sent == ["apply"]
+    canvas.says("1 of 1 row as planned")
+    canvas.button("Undo").click()
+    assert becomes("kb-c1", "CPU 0/", everywhere)
+
+
+def test_the_keyboards_cursor_stays_on_its_row_when_others_come_and_go(opened):
+    page = opened("rows", LARGE.format(repository=str(REPOSITORY), host="x86_64-1s4c2t-isolated", guests=3))
+    canvas = Canvas(page)
+    page.locator(".kl-pins").wait_for()
+    canvas.click("g2 vCPU 1", 5)
+    assert canvas.focused().get_attribute("aria-label").startswith("g2 vCPU 1, CPU 5")
+    change = """(root, gone) => {
+        const {model} = root.kvmlab;
+        model.set("_rows", model.get("_rows").filter((row) => !gone.includes(row.id)));
+    }"""  # at once: no news of the kernel's comes between
+    canvas.root.evaluate(change, ["g1 vCPU 1", "g1 vCPU 2"])
+    assert canvas.focused().get_attribute("aria-label").startswith("g2 vCPU 1, CPU 5")
+    canvas.root.evaluate(change, ["g2 vCPU 1"])
+    assert canvas.focused().get_attribute("aria-label").startswith("g2 vCPU 2, CPU 5")
+    expect(canvas.root.locator(".kl-said")).to_have_text("g2 vCPU 1 is gone. The cursor is on g2 vCPU 2 now.")
+    page.close()
 
 
 def test_by_keyboard_alone_a_cell_says_what_it_is_and_jupyterlab_keeps_its_own_keys(canvas):

@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 
 import pytest
 
 from kvmlab import Lab, cli, cpulist
+from kvmlab.errors import PinError
 from kvmlab.guest import journal
+from kvmlab.guest.pinned import Pinned
 from tests.live import foreign
 
 CPUS = sorted(os.sched_getaffinity(0))
@@ -194,6 +197,56 @@ def test_a_guest_that_ended_since_needs_nothing(watcher, process, capsys):
         lab.plan({(NAME, 0): ALL, (NAME, "emulator"): ALL}).apply()
         lab._undo.clear()
         lab._journal.path.unlink()
+
+
+def test_a_guest_that_libvirt_does_not_know_in_this_moment_is_kept_for_the_next_time(watcher, domain, process, capsys):
+    """It knows none of this uuid, but the process runs. Where libvirt keeps no cpuset, the kernel's part is put back all the same."""
+    killed(watcher, PIN % "")
+    rows = [dict(row) for row in left().steps[0].rows]
+    change(rows=[row | {"uuid": str(uuid.uuid4())} for row in rows])
+    assert cli.main(["doctor", "--clean"]) == 1
+    assert f"Not put back, and kept for the next time: emulator of '{NAME}': libvirt does not know '{NAME}' now" in capsys.readouterr().out
+    assert len(left().steps[0].rows) == 2
+    if watcher.uri.endswith("/session"):
+        assert {frozenset(cpus) for cpus in affinities(process).values()} == {frozenset(CPUS)}
+    change(rows=rows)
+    assert "Put back" in clean(capsys) and domain.vcpuPinInfo()[0][: LAST + 1] == (True,) * (LAST + 1)
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="one CPU: there is nowhere to go")
+@pytest.mark.parametrize("end", ["undo", "close"])
+def test_the_last_of_two_labs_puts_the_original_back_though_the_first_was_killed(watcher, process, end):
+    deed = f"lab.plan({{('{NAME}', 0): {FIRST}}}).apply(); print('done', flush=True); input()"
+    first = subprocess.Popen([sys.executable, "-c", ONCE, watcher.uri, deed], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with Lab(watcher.uri, allow_changes=True) as second:
+        assert first.stdout.readline() == "done\n"
+        second.plan({(NAME, 0): LAST}).apply()
+        first.communicate("\n")
+        with Lab(watcher.uri):
+            assert os.sched_getaffinity(process.vcpus[0]) == {LAST}
+        getattr(second, end)()
+        assert os.sched_getaffinity(process.vcpus[0]) == set(CPUS)
+
+
+def test_what_a_lab_could_not_put_back_at_its_end_the_next_one_does_in_the_same_process(watcher, process, monkeypatch):
+    def fails(_row):
+        raise PinError("not now")
+
+    lab = Lab(watcher.uri, allow_changes=True)
+    lab.plan({(NAME, 0): FIRST}).apply()
+    with monkeypatch.context() as patch:
+        patch.setattr(Pinned, "put_back", fails)
+        assert "not put back, the next Lab tries again: " in lab.close()
+    assert os.sched_getaffinity(process.vcpus[0]) == {FIRST}
+    with Lab(watcher.uri):
+        assert os.sched_getaffinity(process.vcpus[0]) == set(CPUS)
+
+
+def test_a_lab_with_nothing_to_undo_waits_for_nobody(watcher, monkeypatch):
+    monkeypatch.setattr(journal, "PATIENCE_S", 0)
+    lab = Lab(watcher.uri)
+    with journal.locked():
+        assert lab.undo() == 0 and lab.close() == "0 guests gone."
 
 
 def test_shares_of_a_guest_are_put_back_too(watcher, domain, process, capsys):

@@ -87,6 +87,10 @@ def may_use(tid: int) -> set[int] | None:
     return None
 
 
+def tids(process: subprocess.Popen) -> set[int]:
+    return set(map(int, os.listdir(f"/proc/{process.pid}/task")))
+
+
 def of_process(pid: int) -> list[set[int]]:
     return [os.sched_getaffinity(int(tid)) for tid in os.listdir(f"/proc/{pid}/task")]
 
@@ -181,6 +185,7 @@ def test_all_threads_of_a_kind_are_moved_and_come_back(shared):
         ({("kl-c1", "emu"): "0"}, "has no vCPU 'emu'"),
         ({("kl-c1", "iothread 7"): "0"}, "has no I/O thread 'iothread 7'.* 'iothread 1'"),
         ({"kl-c1": "0"}, "names no thread"),
+        (None, "None is no plan"),
         ({"tid 4194304": "0"}, "tid 4194304: no such thread"),
         ({"kind migration": "0"}, "kind migration: the kernel has bound all|none that could be moved"),
         ({("kl-c1", 0): ""}, "an empty CPU set.*online CPUs 0"),
@@ -318,7 +323,7 @@ def test_a_thread_of_another_user_is_said_to_be_theirs(shared):
         assert not shared.undoable
         return
     tid = os.getpid()
-    row = Pinned(named(f"tid {tid}"), {Thread(tid, tid, pinned.read_stat(pinned.ROOT, tid, tid).start_ticks): frozenset(CPUS)})
+    row = Pinned(named(f"tid {tid}"), {Thread(tid, tid, pinned.read_stat(pinned.ROOT, tid, tid).start_ticks): frozenset(CPUS)}, 0)
     stranger = subprocess.Popen(["setpriv", "--reuid", "65534", "--clear-groups", "sleep", "60"])
     try:
         shared.plan({f"tid {stranger.pid}": FIRST}).apply()  # root may
@@ -395,6 +400,74 @@ def test_threads_that_came_meanwhile_are_moved_back_too(shared, child):
     assert of_process(child.pid) == [{FIRST}] * 4
     shared.undo()
     assert of_process(child.pid) == [set(CPUS)] * 4
+
+
+def test_of_one_thread_undo_moves_no_other(shared, child):
+    """Nobody can tell whether it was started by the pinned one: here it was not, and somebody put it there."""
+    old = tids(child)
+    shared.plan({f"tid {max(old)}": FIRST}).apply()
+    another_thread(child)
+    (new,) = tids(child) - old
+    subprocess.run(["taskset", "-pc", str(FIRST), str(new)], check=True, capture_output=True)
+    shared.undo()
+    assert may_use(new) == {FIRST} and may_use(max(old)) == set(CPUS)
+
+
+@two
+def test_all_threads_are_also_those_that_start_while_they_are_looked_for(shared, child, monkeypatch):
+    def looks(thread, real=affinity):
+        monkeypatch.setattr(pinning, "affinity", real)
+        another_thread(child)
+        time.sleep(0.03)  # some ticks
+        return real(thread)
+
+    monkeypatch.setattr(pinning, "affinity", looks)
+    shared.plan({f"pid {child.pid}": FIRST}).apply()
+    assert of_process(child.pid) == [{FIRST}] * 4
+    shared.undo()
+    assert of_process(child.pid) == [set(CPUS)] * 4
+
+
+@two
+@pytest.mark.parametrize("times", [1, 100])
+def test_threads_that_start_others_while_they_are_moved_are_looked_for_again(shared, child, monkeypatch, times):
+    """As if each was started by one that had not been moved yet: those of a storm that never ends are noticed."""
+    real, left = Pinned._newcomers, [times]
+
+    def newcomers(row):
+        found, before = real(row), tids(child)
+        if left[0] > 0:
+            left[0] -= 1
+            another_thread(child)
+            os.sched_setaffinity(*(tids(child) - before), CPUS)
+        return found
+
+    plan = shared.plan({f"pid {child.pid}": FIRST})
+    monkeypatch.setattr(Pinned, "_newcomers", newcomers)
+    if times == 1:
+        plan.apply()
+        assert of_process(child.pid) == [{FIRST}] * 4
+        shared.undo()
+        return
+    with pytest.raises(PinError, match=rf"pid {child.pid}: asked for CPU {FIRST}, but the kernel lets thread \d+ use {ALL}"):
+        plan.apply()
+    assert set(map(frozenset, of_process(child.pid))) == {frozenset(CPUS)}
+
+
+def test_a_plan_of_nothing_is_no_step(shared):
+    shared.plan({}).apply()
+    assert shared.undoable == 0
+
+
+def test_ctrl_c_at_the_end_of_a_start_leaves_no_step(shared, monkeypatch):
+    def strikes(row, real=Pinned.set):
+        signal.raise_signal(signal.SIGINT)
+        real(row)
+
+    monkeypatch.setattr(Pinned, "set", strikes)
+    with pytest.raises(KeyboardInterrupt):
+        shared.start("hm-c3", pins=str(FIRST))
+    assert shared.undoable == 0 and "hm-c3" not in set(shared.guests()["guest"])
 
 
 def test_a_helper_that_qemu_started_meanwhile_is_moved_back_too(shared, tmp_path_factory):

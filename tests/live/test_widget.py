@@ -69,6 +69,30 @@ def test_another_tools_pin_stops_apply_once_and_undo_until_forced(lab, canvas):
     assert canvas.undo(force=True) == 1 and allowed(canvas)["kl-pins vCPU 0"] == str(CPUS[1])
 
 
+def test_apply_twice_is_one_step_and_says_so(lab, canvas):
+    message = {"do": "apply", "wished": {"kl-pins vCPU 0": str(CPUS[0])}}
+    for words in ("1 of 1 row as planned", "nothing to apply"):
+        canvas._heard(canvas, message, [])
+        assert words in canvas._status["text"]
+    canvas.wish({("kl-pins", 0): ALL})
+    lab.plan({("kl-pins", 0): ALL}).apply()
+    canvas.apply()  # it came true by itself
+    assert lab.undoable == 2 and lab.undo() == 1
+    canvas._heard(canvas, {"do": "undo"}, [])
+    assert lab.undoable == 0 and allowed(canvas)["kl-pins vCPU 0"] == ALL
+
+
+def test_undo_is_forced_only_of_the_step_that_it_was_asked_for(lab, canvas):
+    for cpus in (str(CPUS[1]), ALL):
+        lab.plan({("kl-pins", 0): CPUS[0]}).apply()
+        subprocess.run(["virsh", "-c", lab.uri, "vcpupin", "kl-pins", "0", cpus, "--live"], check=True, capture_output=True)
+        canvas._heard(canvas, {"do": "undo"}, [])
+        assert canvas._ask == "undo" and "once more" in canvas._status["text"]
+        assert allowed(canvas)["kl-pins vCPU 0"] == cpus
+    canvas._heard(canvas, {"do": "undo"}, [])
+    assert lab.undoable == 1 and allowed(canvas)["kl-pins vCPU 0"] == str(CPUS[1])
+
+
 def test_in_a_notebook_it_follows_the_kernel_lints_and_ends_with_the_lab(lab, canvas):
     async def watch() -> PinCanvas:
         seen = lab.pin_widget()

@@ -126,6 +126,14 @@ def test_watched_threads_are_read_and_forgotten_when_they_end(sleeper, room):
     assert watch.rows() == [] and open_files() == before
 
 
+def test_a_thread_that_is_not_given_any_more_is_let_go_though_it_lives(sleeper):
+    before, given = open_files(), [process_of(sleeper[0])]
+    watch = Watch(lambda: given)
+    assert watch.look() and watch.rows()
+    given.clear()
+    assert not watch.look() and watch.rows() == [] and open_files() == before
+
+
 def test_a_watch_leaves_half_of_the_files_we_may_open_to_others():
     import resource
 

@@ -57,6 +57,12 @@ def test_few_looks_and_unknown_times_are_drawn(rows):
     plots.affinity(looks(*rows)).figure.canvas.draw()
 
 
+def test_a_dollar_in_the_name_of_a_thread_is_a_dollar():
+    ax = plots.affinity(frame([of("affinity", comm=r"$\frac$x", tid=7, cpu=0, time_s=1, allowed_cpus="0")], "affinity"))
+    ax.figure.canvas.draw()
+    assert ax.get_yticklabels()[0].get_text() == r"$\frac$x 7, allowed 0    CPU 0"
+
+
 # ---- busy loops
 
 

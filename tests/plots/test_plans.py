@@ -56,6 +56,15 @@ def test_a_plan_stands_above_its_vcpus_in_the_order_it_was_given():
     assert axes[0].figure.get_suptitle() == "The same work of 4 vCPUs under 3 plans (KVM)"
 
 
+def test_a_dollar_in_the_name_of_a_plan_is_a_dollar():
+    data = four()
+    data["plan"] = data["plan"].replace("stacked", r"$\frac$x")
+    data.attrs.pop("plans", None)
+    axes = plots.plans(data)
+    axes[0].figure.canvas.draw()
+    assert r"$\frac$x" in [label.get_text() for label in axes[0].get_yticklabels()]
+
+
 @pytest.mark.parametrize("guess", [0, 150])
 def test_a_guess_is_drawn_below_the_bar_of_its_plan(guess):
     axes = plots.plans(four(), {"stacked": guess})
