@@ -300,7 +300,11 @@ class PinCanvas(anywidget.AnyWidget):
         self._say(f"{count} pin{'s' * (count != 1)} put back." if count else "There is nothing to undo.", "good")
 
     def _pressed_plan(self, message: dict) -> None:
-        self.plan(str(message.get("strategy")))
+        try:
+            self.plan(str(message.get("strategy")))
+        except KvmlabError:
+            self._wished = {}  # or Apply would do what an earlier planner proposed
+            raise
 
     def _say(self, text: str, tone: str = "plain") -> None:
         if text or self._status:

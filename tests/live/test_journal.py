@@ -120,7 +120,7 @@ def test_kill_9_in_the_middle_of_many_applies_leaves_no_pin(watcher, domain, pro
                 assert "Put back what a killed process had changed: " in (said := clean(capsys)), said
             else:
                 clean(capsys)
-            assert affinities(process) == before and os.sched_getaffinity(victim.pid) == set(CPUS)
+            assert affinities(process).items() <= before.items() and os.sched_getaffinity(victim.pid) == set(CPUS)
             assert (domain.vcpuPinInfo(), domain.emulatorPinInfo(), domain.ioThreadInfo()) == known
             assert os.listdir(journal.folder()) == ["lock"]
     finally:

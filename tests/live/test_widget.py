@@ -129,6 +129,12 @@ def test_where_no_javascript_runs_there_are_a_picture_and_words(canvas):
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
 
+def test_a_planner_that_refuses_leaves_no_earlier_plan_to_be_applied(lab, canvas):
+    canvas.wish({("kl-pins", 0): str(CPUS[0])})
+    canvas._heard(canvas, {"do": "plan", "strategy": "another"}, [])
+    assert canvas.wishes() == {} and "no strategy 'another'" in canvas._status["text"]
+
+
 def test_a_closed_lab_is_said(lab, canvas):
     lab.close()
     with pytest.raises(KvmlabError, match="closed"):
