@@ -20,11 +20,10 @@ import traitlets as t
 from kvmlab.columns import documents, frame
 from kvmlab.errors import KvmlabError, PinError, PlanError
 from kvmlab.guest.vcpus import ROOT
-from kvmlab.guest.watch import Guests
 from kvmlab.host import cpulist
 from kvmlab.host.cpusets import online_cpus
 from kvmlab.host.host import Host
-from kvmlab.widgets import model
+from kvmlab.widgets import judge, model
 from kvmlab.widgets.reader import Reader
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class PinCanvas(anywidget.AnyWidget):
         super().__init__()
         self.lab = lab
         self._basis: dict[str, str] = {}  # what the kernel said of a row when it was first wished
-        self._aside = _Aside(lab)
+        self._aside = judge.Aside(lab)
         self._reasons: tuple[dict[str, str], list[str]] = ({}, [])  # of a planner, and the wishes that they are for
         self._judging: asyncio.Handle | None = None
         self._linting: asyncio.Task | None = None
@@ -199,6 +198,9 @@ class PinCanvas(anywidget.AnyWidget):
         self._wished = {name: cpus for name, cpus in wished.items() if cpus != allowed[name]}
 
     def _wishes_changed(self, _change: object) -> None:
+        if self._wished and not self._open(self._wished):  # Apply's message overtook this one: what it said stands
+            self._wished = {}
+            return
         allowed = self._allowed()
         self._basis = {name: self._basis.get(name, allowed.get(name, "")) for name in self._wished}
         if self._wished:
@@ -339,7 +341,7 @@ class PinCanvas(anywidget.AnyWidget):
     async def _lint(self, pins: tuple[Pin, ...], wished: dict[str, str]) -> None:
         """In a thread, for a scene takes a tenth of a second; the Lab itself is used by this one."""
         with suppress(KvmlabError):
-            messages = await asyncio.to_thread(_messages, self._aside, pins)
+            messages = await asyncio.to_thread(judge.messages, self._aside, pins)
             if wished == self._wished:
                 self._told = {**self._told, "messages": messages, "linted": wished}
 
@@ -370,31 +372,3 @@ def _words(error: Exception) -> str:
 def _are_wishes(wished: object) -> bool:
     """Names of rows with CPU lists, as the page sends them."""
     return isinstance(wished, dict) and all(isinstance(text, str) for pair in wished.items() for text in pair)
-
-
-class _Aside:
-    """A Lab as the linter's thread sees it, with processes of its own: those of the Lab are looked at by another thread."""
-
-    def __init__(self, lab: Lab):
-        self._lab, self.processes = lab, Guests(lab)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._lab, name)
-
-
-def _messages(lab: _Aside, pins: tuple[Pin, ...]) -> list[dict]:
-    """What the linter says of a plan; each with whether it is new, stays, or would be solved by it."""
-    from kvmlab.guest import scene
-    from kvmlab.guest.lint import lint
-
-    now = scene.of(lab)
-    before = _by_what(lint(now))
-    after = _by_what(lint(now.with_pins(pins))) if pins else before
-    found = [{**words, "state": "new" if what not in before else "stays"} for what, words in after.items()]
-    found += [{**words, "state": "solved"} for what, words in before.items() if what not in after]
-    return sorted(found, key=lambda m: (("new", "stays", "solved").index(m["state"]), ("error", "warning", "note").index(m["severity"])))
-
-
-def _by_what(messages: pd.DataFrame) -> dict[tuple, dict]:
-    words = messages.astype(object).where(messages.notna(), "").to_dict("records")
-    return {(m["rule"], m["vcpus"], m["cpus"]): m for m in words}

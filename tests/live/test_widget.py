@@ -82,6 +82,16 @@ def test_apply_twice_is_one_step_and_says_so(lab, canvas):
     assert lab.undoable == 0 and allowed(canvas)["kl-pins vCPU 0"] == ALL
 
 
+def test_wishes_that_arrive_after_their_apply_leave_what_it_said(lab, canvas):
+    wished = {"kl-pins vCPU 0": str(CPUS[0])}
+    canvas._heard(canvas, {"do": "apply", "wished": wished}, [])
+    said, marks = canvas._status["text"], canvas._marks
+    canvas._wished = wished  # the page holds traits back while the kernel is busy, and messages not
+    assert said.startswith("Applied.") and canvas._status["text"] == said and canvas._marks == marks and not canvas._wished
+    canvas._wished = {"kl-pins vCPU 0": ALL}  # a wish of its own ends the words
+    assert not canvas._status and not canvas._marks and canvas.wishes() == {("kl-pins", 0): ALL}
+
+
 def test_undo_is_forced_only_of_the_step_that_it_was_asked_for(lab, canvas):
     for cpus in (str(CPUS[1]), ALL):
         lab.plan({("kl-pins", 0): CPUS[0]}).apply()
