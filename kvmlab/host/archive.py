@@ -100,6 +100,9 @@ def _walk(top: str) -> Iterator[Member]:
                 yield member
 
 
+_READ = sum(getattr(os, f"O_{name}", 0) for name in ("RDONLY", "NOFOLLOW", "NONBLOCK", "CLOEXEC", "BINARY"))
+
+
 def _found(entry: os.DirEntry, path: str, budget: _Budget) -> Member:
     info = entry.stat(follow_symlinks=False)
     if stat.S_ISLNK(info.st_mode):
@@ -111,7 +114,7 @@ def _found(entry: os.DirEntry, path: str, budget: _Budget) -> Member:
     if not stat.S_ISREG(info.st_mode):
         raise RecordingError(f"{budget.path}: '{_short(path)}' is a device, pipe or socket; a recording holds files, folders and links.")
     budget.member(path, info.st_size)
-    fd = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(entry.path, _READ)
     with open(fd, "rb") as file:
         return Member(path, "file", file.read(info.st_size))
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from kvmlab.columns import FRAMES, documents, frame
+from kvmlab.errors import KvmlabError
 from kvmlab.host import affinity, caches, cputime, flags, isolation, kvm, numa, support, threads, topology
 from kvmlab.host.cpusets import online_cpus
 from kvmlab.host.recording import Recording
@@ -15,6 +18,8 @@ from kvmlab.host.sysroot import SysRoot
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_RECORDED = "Host.open('big.tar.xz') reads a recorded one anywhere; on Linux, kvmlab record makes it."
 
 
 class Host:
@@ -30,6 +35,8 @@ class Host:
     """
 
     def __init__(self) -> None:
+        if sys.platform != "linux":
+            raise KvmlabError(f"Host() reads /proc and /sys of a Linux machine, and this is {platform.system()}. {_RECORDED}")
         self.root = SysRoot("/")
         self.name = "this machine"
 
@@ -48,7 +55,7 @@ class Host:
         --------
         >>> Host.open("big.tar.xz").cpus()                        # doctest: +SKIP
         """
-        host = cls()
+        host = cls.__new__(cls)
         host.root = Recording(path)
         host.name = os.path.basename(os.fspath(path).rstrip("/"))
         return host

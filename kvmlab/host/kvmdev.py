@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import mmap
 import os
 import platform
@@ -17,6 +16,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from kvmlab.host.unix import fcntl
 
 # A request without data carries a bit of its own on some architectures: _IOC_NONE in their asm/ioctl.h.
 _NONE = 0x20000000 if platform.machine().startswith(("ppc", "mips", "sparc")) else 0

@@ -7,9 +7,10 @@ addresses; of the kernel's command line only the parameters stay that say someth
 from __future__ import annotations
 
 import os
-import pwd
 import re
 from collections import Counter
+
+from kvmlab.host.unix import pwd
 
 _KEPT_PARAMETERS = frozenset(
     """

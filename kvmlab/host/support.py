@@ -8,15 +8,14 @@ devices are handed to guests today (merge tag vfio-for-v3.6).
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import re
 import stat
 
 from kvmlab.host import hypervisor, kvmdev, tuning
 from kvmlab.host.check import Check, Machine
 from kvmlab.host.sysroot import SysRoot
+from kvmlab.host.unix import grp, pwd
 
 STATUSES = ("pass", "warn", "fail", "unknown")
 WIDTH = 70  # of `found`, so that a row fits a terminal's line

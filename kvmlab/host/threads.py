@@ -7,7 +7,6 @@ left out, and so is one whose recorded stat is no such text.
 from __future__ import annotations
 
 import gc
-import pwd
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +18,7 @@ from kvmlab.errors import CpuListError
 from kvmlab.host import cpulist, kinds
 from kvmlab.host.kinds import VCPU_NAME
 from kvmlab.host.sysroot import SysRoot
+from kvmlab.host.unix import pwd
 
 TICKS_PER_S = 100  # USER_HZ: so on every architecture but alpha and ia64, and a recording does not say it
 _POLICIES = {b"0": "other", b"1": "fifo", b"2": "rr", b"3": "batch", b"5": "idle", b"6": "deadline", b"7": "ext"}
