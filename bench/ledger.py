@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from kvmlab import KvmlabError, Lab, measure
+from labs import labs
+
+from kvmlab import Lab, measure
 from kvmlab.guest.microguest.page import WORK
 
 SECONDS, HZ = 3, 20
@@ -34,13 +36,7 @@ def shared(lab: Lab) -> None:
 
 
 if __name__ == "__main__":
-    for accel in ("kvm", "tcg"):
-        try:
-            lab = Lab(accel=accel)
-        except KvmlabError as error:
-            print(error)
-            continue
-        with lab:
-            works(lab, 1)
-            works(lab, 2)
-            shared(lab)
+    for lab in labs():
+        works(lab, 1)
+        works(lab, 2)
+        shared(lab)

@@ -11,8 +11,9 @@ import sys
 import time
 
 import pandas as pd
+from labs import labs
 
-from kvmlab import KvmlabError, Lab, measure
+from kvmlab import Lab, measure
 from kvmlab.host import cpulist
 from kvmlab.host.cpusets import online_cpus
 from kvmlab.host.sysroot import SysRoot
@@ -103,19 +104,13 @@ def lock(lab: Lab) -> None:
 if __name__ == "__main__":
     for processes in (3, 4, 7) if TWO else ():
         plain(processes, TWO)
-    for accel in ("kvm", "tcg"):
-        try:
-            lab = Lab(accel=accel)
-        except KvmlabError as error:
-            print(error)
-            continue
-        with lab:
-            equal(lab, ONE, "2 %")
-            if lab.uri.endswith("/system"):
-                given(lab, "shares 1:2:4:8", weights=(512, 1024, 2048, 4096))
-                given(lab, "one with a quota of 10 %", quota=(0.1,))
-            duty(lab, 30)
-            if TWO:
-                equal(lab, TWO, "5 %")
-            lock(lab)
-            idle(lab, 30)
+    for lab in labs():
+        equal(lab, ONE, "2 %")
+        if lab.uri.endswith("/system"):
+            given(lab, "shares 1:2:4:8", weights=(512, 1024, 2048, 4096))
+            given(lab, "one with a quota of 10 %", quota=(0.1,))
+        duty(lab, 30)
+        if TWO:
+            equal(lab, TWO, "5 %")
+        lock(lab)
+        idle(lab, 30)

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kvmlab import KvmlabError, Lab, cpulist, measure
+from labs import labs
+
+from kvmlab import Lab, cpulist, measure
 from kvmlab.guest.guest import Guest
 from kvmlab.plots import plans_in_words
 
@@ -94,12 +96,6 @@ def losing(lab: Lab) -> None:
 
 
 if __name__ == "__main__":
-    for accel in ("kvm", "tcg"):
-        try:
-            lab = Lab(accel=accel)
-        except KvmlabError as error:
-            print(error)
-            continue
-        with lab:
-            for part in (four, noisy, losing, emulator) if len(CPUS) > 1 else ():
-                part(lab)
+    for lab in labs():
+        for part in (four, noisy, losing, emulator) if len(CPUS) > 1 else ():
+            part(lab)

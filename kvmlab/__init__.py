@@ -18,6 +18,7 @@ _HOMES = {
     "measure": "kvmlab.measure",
     "models": "kvmlab.guest.models",
     "plots": "kvmlab.plots",
+    "report": "kvmlab.report",
 }
 
 __all__ = sorted(_HOMES)

@@ -58,11 +58,28 @@ def _parser() -> argparse.ArgumentParser:
     overcommit = command("overcommit", _overcommit, "vCPUs of running guests against the host CPUs that they may use, now", False)
     overcommit.add_argument("--json", action="store_true", help="a list of objects, for scripts")
     command("tour", _tour, "two real guests, where their vCPUs run, and what a pin changes (some ten seconds)", False)
+    _report_parser(commands)
     build = command(
         "build-linux-guest", _build, "fetch a kernel and busybox for the Linux guest (Debian and Ubuntu; nothing is installed)", False
     )
     build.add_argument("folder", nargs="?", help="where to; by default in your cache folder")
     return parser
+
+
+def _report_parser(commands: argparse._SubParsersAction) -> None:
+    words = "run a notebook and write a report into one folder, to read, to hand in and to compare; 1 when a cell failed"
+    made = commands.add_parser(
+        "report",
+        help=words,
+        description=words,
+        usage="kvmlab report NOTEBOOK [-p NAME=VALUE]... -o OUT\n       kvmlab report compare A B",
+        epilog="`kvmlab report compare A B` says what differs between two reports of a notebook, beyond noise; 1 when anything does.",
+    )
+    made.add_argument("notebook", metavar="NOTEBOOK", help="an .ipynb file")
+    made.add_argument("reports", metavar="A B", nargs="*", help="after `compare`: the folders of two reports")
+    made.add_argument("-p", "--parameter", metavar="NAME=VALUE", action="append", default=[], help="for what its cell 'parameters' sets")
+    made.add_argument("-o", "--output", metavar="OUT", help="a folder that is not there yet, or is empty")
+    made.set_defaults(run=_report, usage=made.error)
 
 
 def _host(options: argparse.Namespace) -> Host:
@@ -173,6 +190,34 @@ def _tour(_options: argparse.Namespace) -> None:
     from kvmlab.tour import tour
 
     tour()
+
+
+def _report(options: argparse.Namespace) -> int:
+    if options.notebook == "compare":
+        return _compare(options)
+    if options.reports or not options.output:
+        options.usage("write a notebook, and -o with a folder for the report" if not options.output else f"what is {options.reports[0]!r}?")
+    from kvmlab import report
+    from kvmlab.report import parameters
+
+    made = report.run(options.notebook, options.output, parameters.parse(options.parameter))
+    how_it_went, _, rest = str(made).partition("\n")
+    if made.status == "complete":
+        print(how_it_went)
+    else:
+        print(f"kvmlab: {how_it_went}", file=sys.stderr)
+    print(rest)
+    return int(made.status != "complete")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    if len(options.reports) != 2 or options.output or options.parameter:
+        options.usage("compare takes the folders of two reports, and nothing else")
+    from kvmlab import report
+
+    found = report.compare(*options.reports)
+    print(found)
+    return int(found.differs)
 
 
 def _build(options: argparse.Namespace) -> None:

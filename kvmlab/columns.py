@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from inspect import cleandoc
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,13 +38,14 @@ FRAMES = _read(Path(__file__).with_suffix(".txt"))
 def frame(rows: Iterable[tuple], kind: str, unavailable: Mapping[str, str] | None = None) -> pd.DataFrame:
     """A frame of `kind` from tuples in the table's order; None becomes NA.
 
-    ``frame.attrs["unavailable"]`` says, by column, why values are missing: what `unavailable` says, and for any other
-    column without a single value, which source gave none.
+    ``frame.attrs["kind"]`` is the kind. ``frame.attrs["unavailable"]`` says, by column, why values are missing: what
+    `unavailable` says, and for any other column without a single value, which source gave none.
     """
     columns = FRAMES[kind]
     values = list(zip(*rows, strict=True)) or [()] * len(columns)
     result = pd.DataFrame({c.name: _array(v, c.dtype) for c, v in zip(columns, values, strict=True)}, copy=False)
     silent = [c for c, v in zip(columns, values, strict=True) if v and pd.isna(v[0]) and result[c.name].isna().all()]
+    result.attrs["kind"] = kind
     result.attrs["unavailable"] = {c.name: f"this machine gives none: {c.source}" for c in silent} | dict(unavailable or {})
     return result
 
@@ -65,15 +67,13 @@ def documents(kind: str, source: str | None = None) -> Callable:
     """
 
     def decorate(function: Callable) -> Callable:
-        function.__doc__ = (function.__doc__ or "").rstrip() + "\n" + _section(kind, source)
+        function.__doc__ = cleandoc(function.__doc__ or "") + "\n" + _section(kind, source)
+        function.frame_kind = kind  # docs/dictionary.py lists the calls of each kind
         return function
 
     return decorate
 
 
 def _section(kind: str, source: str | None) -> str:
-    lines = [
-        f"        {c.name} : {c.dtype}{f', {c.unit}' if c.unit else ''}\n            {c.meaning} ({source or c.source})"
-        for c in FRAMES[kind]
-    ]
-    return "\n        Columns\n        -------\n" + "\n".join(lines) + "\n        "
+    lines = [f"{c.name} : {c.dtype}{f', {c.unit}' if c.unit else ''}\n    {c.meaning} ({source or c.source})" for c in FRAMES[kind]]
+    return "\nColumns\n-------\n" + "\n".join(lines) + "\n"

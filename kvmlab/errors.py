@@ -39,3 +39,11 @@ class RecordingError(KvmlabError):
 
 class CpuModelError(KvmlabError, ValueError):
     """A CPU model or flag that libvirt does not know, a list of them that cannot be read, or CPUs with nothing in common."""
+
+
+class CourseError(KvmlabError, LookupError):
+    """An exercise that there is not."""
+
+
+class ReportError(KvmlabError):
+    """A report that cannot be made, written or read."""

@@ -18,6 +18,8 @@ MAY_IMPORT = {  # part of kvmlab -> the parts it may import; the face may import
     "measure": {"errors", "columns", "host", "guest", "measure"},
     "plots": {"errors", "columns", "plots"},
     "widgets": {"errors", "columns", "host", "guest", "measure", "plots", "lab", "widgets"},
+    "report": {"errors", "columns", "host", "guest", "measure", "report", "__version__"},
+    "course": {"errors", "columns", "host", "guest", "measure", "plots", "lab", "course"},
 }
 FACE = {"__init__", "lab", "cli", "terminal", "tour"}
 

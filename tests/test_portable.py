@@ -44,15 +44,17 @@ def test_a_lessons_import_cell_and_its_recorded_hosts_work(system):
         f"""
 from kvmlab import Host, KvmlabError, Lab, TwoHosts, cpulist, measure, models, plots
 from kvmlab.widgets import ask, vary
+from kvmlab.course import check, progress
 host = Host.open({str(RECORDED)!r})
 for frame in (host.cpus(), host.caches(), host.nodes(), host.threads(), host.isolation(), host.flags(), host.support()):
     assert len(frame), frame
 plots.machine(host.cpus(), host.caches(), host.nodes())
 print(plots.machine_in_words(host.cpus(), host.caches(), host.nodes()))
 assert ask("a share", 0, 100).value == 50
+print(check("06.1"))
 """,
     )
-    assert "2 NUMA nodes" in said
+    assert "2 NUMA nodes" in said and "not tried yet" in said
 
 
 @pytest.mark.parametrize("system", TAKEN)

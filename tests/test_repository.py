@@ -81,7 +81,8 @@ def test_the_three_lists_of_dependencies_agree():
     import tomllib
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = {line.split(">=")[0] for line in project["dependencies"] + project["optional-dependencies"]["test"]}
+    extras = project["optional-dependencies"]
+    wanted = {line.split(">=")[0] for line in project["dependencies"] + extras["docs"] + extras["test"]}
     pinned = {line.split("==")[0].lower() for line in (REPOSITORY / "constraints.txt").read_text().splitlines()}
     conda = (REPOSITORY / "environment.yml").read_text()
     assert wanted <= pinned

@@ -54,11 +54,23 @@ def _try_open(uri: str) -> libvirt.virConnect | None:
         return None
 
 
+_SHORTER = (
+    "The path of your home is too long for its sockets: export XDG_RUNTIME_DIR=$(mktemp -d) XDG_CONFIG_HOME=$(mktemp -d), and try again."
+)
+_SESSION_ADVICE = (
+    (" record for ", "libvirt wants your user and group by name: let root add them to /etc/passwd and /etc/group."),
+    ("too long for unix socket", _SHORTER),
+)
+
+
 def _no_connection(uri: str, error: libvirt.libvirtError) -> ConnectError:
     words = error.get_error_message() or str(error)
     if uri.endswith("/session"):
         home = os.path.expanduser("~")
-        if not os.access(home, os.W_OK):
+        known = next((text for part, text in _SESSION_ADVICE if part in words), "")
+        if known:
+            advice = known
+        elif not os.access(home, os.W_OK):
             advice = f"libvirt keeps a session's files in your home directory, and {home} is not writable: set HOME to a folder that is."
         else:
             advice = "Is the daemon installed? On Debian and Ubuntu: apt install libvirt-daemon-system qemu-system-x86."
@@ -97,9 +109,12 @@ _ADVICE = (
         "QEMU may not open /dev/kvm: let its group in (chgrp kvm /dev/kvm; chmod 660 /dev/kvm), or use Lab(accel='tcg').",
     ),
     ("failed to initialize kvm", "KVM does not work for QEMU here: use Lab(accel='tcg')."),
+    ("Path must be less than", _SHORTER),
     ("could not load PC BIOS", "QEMU's user cannot read the guest image."),
     ("Cannot find suitable emulator", "Install QEMU: apt install qemu-system-x86."),
     ("does not support virt type", "QEMU here lacks it: apt install qemu-system-x86, or use Lab(accel='tcg')."),
+    ("cannot set CPU affinity", "Its cpuset may be narrower: allowed_cpus of lab.vcpus() is what it has."),
+    ("No emulator found", "Install QEMU: apt install qemu-system-x86."),
     ("could not find capabilities", "Install QEMU: apt install qemu-system-x86."),
     (
         "does not match source",

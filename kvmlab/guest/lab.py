@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 from kvmlab.columns import documents, frame
 from kvmlab.errors import GuestError, KvmlabError, PlanError
@@ -45,6 +46,14 @@ _STATES = {
 }
 
 
+_OPEN: WeakKeyDictionary[GuestLab, None] = WeakKeyDictionary()
+
+
+def open_labs() -> tuple[GuestLab, ...]:
+    """Every Lab of this process that is not closed, the last one opened last."""
+    return tuple(_OPEN)
+
+
 class GuestLab(CpuModels, Pinning, SchedInfo):
     """Guests on one libvirt. ``kvmlab.Lab`` is this with what measures and shows them.
 
@@ -64,6 +73,7 @@ class GuestLab(CpuModels, Pinning, SchedInfo):
         self._image, self._folder = image.readable(self.uri)
         self._connection, self._log = connect(self.uri)
         self._begin()
+        _OPEN[self] = None
         atexit.register(self.close)
 
     def __repr__(self) -> str:
@@ -76,6 +86,11 @@ class GuestLab(CpuModels, Pinning, SchedInfo):
 
     def __exit__(self, *_exception) -> None:
         self.close()
+
+    @property
+    def own(self) -> dict[str, Guest]:
+        """The guests that this Lab started, by name."""
+        return {guest.name: guest for guest in self._mine.values() if guest is not None}
 
     @property
     def connection(self) -> libvirt.virConnect:
@@ -363,4 +378,5 @@ class GuestLab(CpuModels, Pinning, SchedInfo):
             self._log.close()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
+        _OPEN.pop(self, None)
         atexit.unregister(self.close)

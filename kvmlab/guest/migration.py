@@ -75,7 +75,7 @@ def migrate(
 ) -> Move:
     """What ``Lab.migrate`` of two hosts does; `tell` hears how far it has come."""
     _refuse_others(source, name, to)
-    guest, domain = source.own(name), source.domain(name)
+    guest, domain = source.owned(name), source.domain(name)
     guest.check()
     spec, there = _described(source.xml(name), to, cpu, xml)
     job = _Job(domain, to, there)
@@ -279,7 +279,7 @@ def _again(said: dict) -> int | None:
 
 def save(lab: HostGuests, name: str, path: str | Path | None = None, xml: str | None = None) -> Path:
     """What ``Lab.save`` of two hosts does."""
-    guest, domain = lab.own(name), lab.domain(name)
+    guest, domain = lab.owned(name), lab.domain(name)
     guest.check()
     file = Path(path).absolute() if path else lab.host.home.parent / f"{name}-{guest.uuid[:8]}.save"
     try:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvmlab.errors import CpuListError, PlanError
+from kvmlab.errors import PlanError
 from kvmlab.guest import scene as scenes
 from kvmlab.guest.scene import Placed, Scene
+from kvmlab.guest.targets import legal_cpus
 from kvmlab.host import cpulist
 
 if TYPE_CHECKING:
@@ -100,15 +101,7 @@ def _candidates(scene: Scene, cpus: str | None) -> list[int]:
     online, isolated = scene.layout.online, scene.layout.isolated
     if cpus is None:
         return sorted(online - isolated or online)
-    try:
-        wanted = cpulist.parse(str(cpus))
-    except CpuListError as error:
-        raise PlanError(f"cpus={cpus!r}: {error}") from error
-    if not wanted:
-        raise PlanError(f"cpus={cpus!r}: an empty CPU set; name some of the online CPUs {cpulist.format(online)}.")
-    if strange := sorted(set(wanted) - online):
-        raise PlanError(f"cpus={cpus!r}: CPU {strange[0]} is not among the online CPUs {cpulist.format(online)}.")
-    return list(wanted)
+    return list(legal_cpus(f"cpus={cpus!r}", cpus, online))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,8 +101,8 @@ def _named_threads(key: str) -> Pin:
     return Pin(None, key if match[1] == "kind" else f"{match[1]} {int(match[2])}", ())
 
 
-def legal_cpus(pin: Pin, cpus: str | int, online: Sequence[int]) -> tuple[int, ...]:
-    """The CPUs of a line, sorted; an error names the line, what is wrong and what would be legal.
+def legal_cpus(whose: Pin | str, cpus: str | int, online: Iterable[int]) -> tuple[int, ...]:
+    """The CPUs of a line, sorted; an error names whose they are, what is wrong and what would be legal.
 
     >>> legal_cpus(named(("c1", 0)), "0-3,^1", range(4))
     (0, 2, 3)
@@ -110,12 +110,12 @@ def legal_cpus(pin: Pin, cpus: str | int, online: Sequence[int]) -> tuple[int, .
     try:
         wanted = cpulist.parse(str(cpus))
     except CpuListError as error:
-        raise PlanError(f"{pin}: {error}") from error
+        raise PlanError(f"{whose}: {error}") from error
     if not wanted:
-        raise PlanError(f"{pin}: an empty CPU set; it must be able to run on one of the online CPUs {cpulist.format(online)}.")
+        raise PlanError(f"{whose}: an empty CPU set; name one or more of the online CPUs {cpulist.format(online)}.")
     if strange := sorted(set(wanted) - set(online)):
         verb = f"CPU {strange[0]} is" if len(strange) == 1 else f"CPUs {cpulist.format(strange)} are"
-        raise PlanError(f"{pin}: {verb} not among the online CPUs {cpulist.format(online)}.")
+        raise PlanError(f"{whose}: {verb} not among the online CPUs {cpulist.format(online)}.")
     return wanted
 
 

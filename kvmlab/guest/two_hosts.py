@@ -110,7 +110,7 @@ class HostGuests(GuestLab):
         """The guest image, where QEMU can read it."""
         return self._image
 
-    def own(self, name: str) -> Guest:
+    def owned(self, name: str) -> Guest:
         """The guest of this name that this Lab started or took over."""
         uuid = self.domain(name).UUIDString()
         guest = self._mine.get(uuid)

@@ -4,6 +4,7 @@ from kvmlab.measure.compare import compare_topology
 from kvmlab.measure.ledger import exits, ledger
 from kvmlab.measure.lock import lock_collapse
 from kvmlab.measure.modes import modes
+from kvmlab.measure.noise import noise
 from kvmlab.measure.overcommit import jain, overcommit
 from kvmlab.measure.pingpong import pingpong
 from kvmlab.measure.placement import placement
@@ -22,6 +23,7 @@ __all__ = [
     "ledger",
     "lock_collapse",
     "modes",
+    "noise",
     "overcommit",
     "pingpong",
     "placement",

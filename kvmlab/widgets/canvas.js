@@ -817,7 +817,7 @@ class View {
     this.undo.classList.toggle("kl-sure", ask);
     this.undo.disabled = !get("_undo_steps") || stale || Boolean(this.pending);
     this.undo.title = "Take the last change back";
-    this.plan.disabled = stale;
+    this.plan.disabled = stale || Boolean(this.pending);
     this.fillPlans(about.strategies || []);
     this.sayAbout(about, ended);
     this.sayStatus(ended);

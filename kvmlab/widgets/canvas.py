@@ -275,9 +275,9 @@ class PinCanvas(anywidget.AnyWidget):
         try:
             deeds[deed](message)
         except Exception as error:  # the page waits for an answer
-            self._say(_words(error), "bad")
-            with suppress(KvmlabError):
+            with suppress(Exception):  # first: wishes that came true by now end the words before
                 self.refresh()
+            self._say(_words(error), "bad")
 
     def _pressed_apply(self, message: dict) -> None:
         self.refresh()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from kvmlab.guest.microguest.page import wait_until
 from tests.conftest import REPOSITORY, need
@@ -31,6 +31,8 @@ QUIET = [
     "--disable-sync",
 ]
 OUT = REPOSITORY / "out"
+PATIENCE_S = 20  # with what comes of itself, on a machine that is busy
+expect.set_options(timeout=1000 * PATIENCE_S)
 
 
 class Server(NamedTuple):
@@ -68,10 +70,12 @@ def served(server: Server) -> Iterator[Server]:
         except (urllib.error.URLError, OSError):
             return False
 
-    assert wait_until(answers, 60, 0.2), log.read_text()
-    yield server
-    process.send_signal(signal.SIGTERM)
-    process.wait(timeout=30)
+    try:
+        assert wait_until(answers, 60, 0.2), log.read_text()
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from kvmlab.guest.microguest.page import wait_until
-from tests.browser.conftest import OUT
+from tests.browser.conftest import OUT, PATIENCE_S
 from tests.conftest import REPOSITORY, need
 
 START = """
@@ -62,6 +62,10 @@ class Canvas:
     def says(self, words: str) -> None:
         expect(self.root.get_by_role("status")).to_contain_text(words)
 
+    def rests(self) -> None:
+        """What was asked has its answer: until then Apply, Undo and Plan take nothing."""
+        assert wait_until(lambda: self.root.evaluate("root => !root.kvmlab.pending"), PATIENCE_S, 0.05)
+
     def shows(self, words: str) -> None:
         expect(self.root).to_contain_text(words)
 
@@ -79,6 +83,7 @@ def page(opened) -> Page:
     yield page
     OUT.mkdir(exist_ok=True)
     page.screenshot(path=OUT / "last.png")  # what it looked like at the end, however it ended
+    page.close()
 
 
 @pytest.fixture
@@ -90,10 +95,12 @@ def canvas(page) -> Canvas:
     yield canvas
     if canvas.root.count():
         canvas.root.evaluate("root => root.kvmlab.drop()")
+        steps = "root => root.kvmlab.model.get('_undo_steps')"
         while canvas.button("Undo").is_enabled():
-            steps = canvas.root.evaluate("root => root.kvmlab.model.get('_undo_steps')")
+            before = canvas.root.evaluate(steps)
             canvas.button("Undo").click()
-            assert wait_until(lambda s=steps: canvas.root.evaluate("root => root.kvmlab.model.get('_undo_steps')") < s or ask(canvas), 5)
+            assert wait_until(lambda n=before: canvas.root.evaluate(steps) < n or ask(canvas), PATIENCE_S, 0.05)
+        canvas.rests()
 
 
 def ask(canvas: Canvas) -> bool:
@@ -116,7 +123,7 @@ def allowed(guest: str, name: str) -> set[int]:
 
 
 def becomes(guest: str, name: str, cpus: set[int]) -> bool:
-    return wait_until(lambda: allowed(guest, name) == cpus, 5)
+    return wait_until(lambda: allowed(guest, name) == cpus, PATIENCE_S, 0.02)
 
 
 def test_click_lint_apply_marks_and_undo(canvas):
@@ -197,10 +204,13 @@ def test_by_keyboard_alone_a_cell_says_what_it_is_and_jupyterlab_keeps_its_own_k
     assert label.startswith("kb-c1 vCPU 1, CPU 1, may run") and label.endswith("will be taken away")
     canvas.page.keyboard.press("n")
     expect(canvas.button("Apply 1 change")).to_be_disabled()
-    for key in ("a", "ArrowLeft", "Space", "Enter"):
+    for key in ("a", "ArrowLeft", "Space"):
         canvas.page.keyboard.press(key)
+    expect(canvas.button("Apply 1 change")).to_be_enabled()
+    canvas.page.keyboard.press("Enter")
     assert becomes("kb-c1", "CPU 1/", everywhere - {0})
     canvas.says("1 of 1 row as planned")
+    expect(canvas.button("Undo")).to_be_enabled()
     canvas.page.keyboard.press("u")
     assert becomes("kb-c1", "CPU 1/", everywhere)
     assert canvas.page.locator(".jp-Notebook .jp-Cell").count() == cells
@@ -235,8 +245,9 @@ def may_run(canvas: Canvas, row: str) -> str:
 
 def test_another_tools_pin_appears_stops_apply_once_and_undo_asks(canvas):
     canvas.click("kb-c1 vCPU 0", 1)  # wished: all but CPU 1
+    canvas.shows("virsh vcpupin kb-c1 0 0")  # so the kernel has the wish, and knows what it was made upon
     virsh("vcpupin", "kb-c1", "0", "1", "--live")
-    assert wait_until(lambda: may_run(canvas, "kb-c1 vCPU 0") == "1", 5)
+    assert wait_until(lambda: may_run(canvas, "kb-c1 vCPU 0") == "1", PATIENCE_S, 0.05)
     canvas.root.locator(".kl-apply").click()
     canvas.says("Another tool was here meanwhile: kb-c1 vCPU 0 may run on CPU 1 now")
     assert allowed("kb-c1", "CPU 0/") == {1}
@@ -244,7 +255,7 @@ def test_another_tools_pin_appears_stops_apply_once_and_undo_asks(canvas):
     assert becomes("kb-c1", "CPU 0/", set(CPUS) - {1})
     expect(canvas.button("Undo")).to_be_enabled()
     virsh("vcpupin", "kb-c1", "0", "0-1", "--live")
-    assert wait_until(lambda: may_run(canvas, "kb-c1 vCPU 0") == "0-1", 5)
+    assert wait_until(lambda: may_run(canvas, "kb-c1 vCPU 0") == "0-1", PATIENCE_S, 0.05)
     canvas.button("Undo").click()
     canvas.says("Press Undo once more to overwrite it.")
     assert allowed("kb-c1", "CPU 0/") == {0, 1}
@@ -258,7 +269,7 @@ def test_in_both_themes_and_all_widths_nothing_is_cut_off(canvas, theme, width):
     canvas.page.set_viewport_size({"width": width, "height": 980})
     canvas.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}")
     dark = "root => root.classList.contains('kl-dark')"
-    assert wait_until(lambda: canvas.root.evaluate(dark) == (theme == "Dark"), 5)
+    assert wait_until(lambda: canvas.root.evaluate(dark) == (theme == "Dark"), PATIENCE_S, 0.05)
     canvas.click("kb-c1 vCPU 0", 0)
     expect(canvas.button("Apply 1 change")).to_be_enabled()
     assert canvas.root.evaluate("root => root.scrollWidth <= root.clientWidth + 1")

@@ -6,7 +6,7 @@ import psutil
 from playwright.sync_api import expect
 
 from kvmlab.guest.microguest.page import wait_until
-from tests.browser.conftest import new_server, open_notebook, served
+from tests.browser.conftest import PATIENCE_S, new_server, open_notebook, served
 from tests.browser.test_pin_canvas import CPUS, START, Canvas, allowed
 from tests.conftest import need
 
@@ -27,7 +27,7 @@ def test_the_old_view_is_harmless_and_a_new_one_works(live, browser, tmp_path):
         expect(canvas.root.get_by_text("live, last 5 s")).to_be_visible()
     canvas.says("No news from the kernel")
     expect(canvas.root.locator(".kl-apply")).to_be_disabled()
-    assert wait_until(lambda: not guests(), 15), "the kernel ended, and its guests with it"
+    assert wait_until(lambda: not guests(), PATIENCE_S), "the kernel ended, and its guests with it"
     page.close()
     with served(server):
         page = open_notebook(server, browser, "canvas", START)
@@ -35,5 +35,5 @@ def test_the_old_view_is_harmless_and_a_new_one_works(live, browser, tmp_path):
         expect(canvas.root.get_by_text("live, last 5 s")).to_be_visible()
         canvas.click("kb-c1 vCPU 0", CPUS[0])
         canvas.button("Apply 1 change").click()
-        assert wait_until(lambda: allowed("kb-c1", "CPU 0/") == os.sched_getaffinity(0) - {CPUS[0]}, 5)
+        assert wait_until(lambda: allowed("kb-c1", "CPU 0/") == os.sched_getaffinity(0) - {CPUS[0]}, PATIENCE_S)
         page.close()

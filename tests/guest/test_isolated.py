@@ -1,7 +1,6 @@
 """What acts on a kernel, in one that is real and not ours: the Linux guest, with isolcpus and without, and with a Python inside."""
 
 import json
-import shutil
 
 import pandas as pd
 import pytest
@@ -9,24 +8,8 @@ import pytest
 from kvmlab import Host, KvmlabError, plots
 from kvmlab.guest import linux
 from kvmlab.guest.isolated import boot_isolated
-from kvmlab.guest.linux import LinuxImage, Shape
-from tests.conftest import need
+from kvmlab.guest.linux import Shape
 from tests.guest.python_inside import run, with_python
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory) -> LinuxImage:
-    if not shutil.which(Shape.program):
-        need(f"no {Shape.program}")
-    try:
-        return linux.find()
-    except KvmlabError:
-        pass
-    try:
-        return linux.build(tmp_path_factory.mktemp("linux-guest"))
-    except KvmlabError as error:
-        need(f"no Linux guest here: {error}")
-
 
 # ---- isolcpus
 

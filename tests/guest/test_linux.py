@@ -17,20 +17,8 @@ import pytest
 from kvmlab import KvmlabError
 from kvmlab.guest import linux, linux_image
 from kvmlab.guest.linux import LinuxImage, Shape
-from tests.conftest import need
 
 NOWHERE = LinuxImage(Path("vmlinuz"), Path("initramfs.gz"), {})
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory) -> LinuxImage:
-    try:
-        image = linux.build(tmp_path_factory.mktemp("linux-guest"))
-    except KvmlabError as error:
-        need(f"no Linux guest here: {error}")
-    if not shutil.which(Shape.program):
-        need(f"no {Shape.program}")
-    return image
 
 
 # ---- the archive that the kernel unpacks

@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import tarfile
+from functools import cache
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,7 @@ SMALL = {
 }
 
 
+@cache  # a thousand recordings have much the same files
 def header(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, link: str = "") -> bytes:
     info = tarfile.TarInfo(name)
     info.type, info.size, info.linkname = kind, size, link
@@ -247,11 +249,11 @@ def mutated(files: dict[str, bytes], chance: random.Random) -> dict[str, bytes]:
     return result
 
 
-@pytest.mark.parametrize("thousand", range(10))
-def test_ten_thousand_mutated_recordings_give_frames_or_errors_of_ours(tmp_path, thousand):
-    """Mostly the content of files is changed; one in ten times the bytes of the archive."""
+@pytest.mark.parametrize("part", range(4))
+def test_mutated_recordings_give_frames_or_errors_of_ours(tmp_path, part):
+    """Mostly the content of files is changed; one in ten times the bytes of the archive. Ten thousand found no more."""
     files, seen, path = smallest(), {}, tmp_path / "host.tar"
-    for seed in range(1000 * thousand, 1000 * thousand + 1000):
+    for seed in range(400 * part, 400 * part + 400):
         chance = random.Random(seed)
         data = bytearray(packed(mutated(files, chance)))
         if seed % 10 == 0:
@@ -263,7 +265,7 @@ def test_ten_thousand_mutated_recordings_give_frames_or_errors_of_ours(tmp_path,
         except Exception as error:
             raise AssertionError(f"mutation {seed}") from error
         seen[outcome] = seen.get(outcome, 0) + 1
-    assert seen["frames"] > 500 and seen["RecordingError"] > 10
+    assert seen["frames"] > 200 and seen["RecordingError"] > 4
 
 
 @given(st.binary(max_size=3000))

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from kvmlab import KvmlabError, Lab
-from kvmlab.guest.daemon import IDLE_S
+from kvmlab.guest import daemon
 from kvmlab.guest.microguest.page import wait_until
 from tests.conftest import need
 
@@ -92,24 +92,29 @@ def test_qemu_killed_behind_libvirts_back_is_a_guest_that_is_gone(lab):
     assert lab.vcpus().empty
 
 
-def daemons() -> list[psutil.Process]:
+LIBVIRT, LOGS = ("libvirtd", "virtqemud"), ("virtlogd",)
+SOON_S = 2
+
+
+def daemons(*names: str) -> list[psutil.Process]:
     """Of this user only, and under root only where a Lab started it: never somebody's own daemon."""
-    mine = (p for p in psutil.process_iter(["name", "uids", "status"]) if p.info["name"] in ("libvirtd", "virtqemud"))
+    mine = (p for p in psutil.process_iter(["name", "uids", "status"]) if p.info["name"] in (names or LIBVIRT))
     return [p for p in mine if p.info["uids"].real == os.geteuid() and p.info["status"] != "zombie"]
 
 
 @pytest.fixture
-def no_daemon(live) -> None:
-    """Where root's Lab must start its daemon itself; one that an earlier Lab started ends soon."""
-    if os.geteuid() == 0 and not wait_until(lambda: not daemons(), 4 * IDLE_S, 0.1):
+def no_daemon(live, monkeypatch) -> None:
+    """Where root's Lab must start its daemons itself; those that an earlier Lab started end soon, and these still sooner."""
+    if os.geteuid() == 0 and not wait_until(lambda: not daemons(*LIBVIRT, *LOGS), 4 * daemon.IDLE_S, 0.1):
         need("the system's own libvirt daemon runs here: it is not ours to stop")
+    monkeypatch.setattr(daemon, "_OPTIONS", ["--timeout", str(SOON_S)])
 
 
 def test_a_daemon_killed_meanwhile_is_said_and_no_qemu_stays(no_daemon):
     lab = Lab(accel="tcg")
     lab.start("kl-d1").work("spin")
-    for daemon in daemons():
-        daemon.kill()
+    for one in daemons():
+        one.kill()
     with pytest.raises(KvmlabError, match="daemon went away"):
         lab.vcpus()
     lab.close()
@@ -126,9 +131,9 @@ def test_a_daemon_that_a_lab_started_serves_others_and_ends_when_nobody_is_left(
         first.close()
         second.start("kl-d2")
         assert daemons() == started
-        time.sleep(2 * IDLE_S)  # neither daemon may end for idleness while a Lab is open
+        time.sleep(2 * SOON_S)  # neither daemon may end for idleness while a Lab is open
         second.start("kl-d5")
-    assert wait_until(lambda: not daemons(), 4 * IDLE_S, 0.1)
+    assert wait_until(lambda: not daemons(), 10 * SOON_S, 0.1)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's Lab starts a daemon itself")
@@ -136,8 +141,8 @@ def test_a_daemon_that_hangs_at_its_end_is_replaced(no_daemon):
     """libvirtd waits for itself for ever when it is told to stop while an auto-destroy guest runs; here it is, for real."""
     first = Lab(accel="tcg")
     first.start("kl-d3")
-    for daemon in daemons():
-        daemon.terminate()
+    for one in daemons():
+        one.terminate()
     with Lab(accel="tcg") as second:
         second.start("kl-d4").work("spin")
     first.close()

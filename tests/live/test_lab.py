@@ -115,7 +115,8 @@ def test_a_guest_that_is_sent_an_nmi_says_where_it_was(lab):
         guest.work("spin")
 
 
-def test_an_image_that_never_answers_is_an_error_and_leaves_nothing(live):
+def test_an_image_that_never_answers_is_an_error_and_leaves_nothing(live, monkeypatch):
+    monkeypatch.setattr("kvmlab.guest.guest.ANSWER_S", 1)
     with Lab(accel="tcg") as lab, tempfile.TemporaryDirectory(dir="/tmp") as folder:
         os.chmod(folder, 0o755)
         lab._image = os.path.join(folder, "silent.bin")

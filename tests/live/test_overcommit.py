@@ -17,17 +17,12 @@ import pytest
 
 from kvmlab import KvmlabError, Lab, measure
 from kvmlab.host import cpulist
+from tests.live.interfered import interfered
 
 CPUS = sorted(os.sched_getaffinity(0))
 CPU = str(CPUS[-1])
 QUIET = 0.03
 MEASURE = "kvmlab.measure.overcommit"
-
-
-@pytest.fixture(scope="module")
-def here(live):
-    with Lab() as lab:
-        yield lab
 
 
 @pytest.fixture(scope="module")
@@ -259,21 +254,8 @@ def test_a_work_that_cannot_be_is_refused_before_anything_is_measured(here, wron
     assert not left_behind(here)
 
 
-def interfered(monkeypatch, at: int, what) -> None:
-    """In its run `at`, a moment after that began, `what` happens to it."""
-    module, calls = sys.modules[MEASURE], []
-
-    def run(guests, *rest, real=module.run):
-        calls.append(guests)
-        if len(calls) == at:
-            threading.Timer(0.1, what, [guests]).start()
-        return real(guests, *rest)
-
-    monkeypatch.setattr(module, "run", run)
-
-
 def test_a_guest_that_ends_in_a_run_has_no_more_rows_and_the_others_go_on(here, monkeypatch):
-    interfered(monkeypatch, 3, lambda guests: os.kill(guests[0].process.pid, signal.SIGKILL))
+    interfered(monkeypatch, MEASURE, 3, lambda guests: os.kill(guests[0].process.pid, signal.SIGKILL))
     runs = measure.overcommit(here, (1, 2), CPU, seconds=0.3, repeats=3)
     assert list(runs.attrs["ended"]) == ["overcommit-1"] and "while " in runs.attrs["ended"]["overcommit-1"]
     first = runs[runs["guest"] == "overcommit-1"].index.max()
@@ -284,7 +266,7 @@ def test_a_guest_that_ends_in_a_run_has_no_more_rows_and_the_others_go_on(here, 
 
 
 def test_ctrl_c_keeps_what_was_measured_and_leaves_nothing_behind(here, capfd, monkeypatch):
-    interfered(monkeypatch, 3, lambda guests: os.kill(os.getpid(), signal.SIGINT))
+    interfered(monkeypatch, MEASURE, 3, lambda guests: os.kill(os.getpid(), signal.SIGINT))
     runs = measure.overcommit(here, 2, CPU, seconds=0.3, repeats=1000)
     assert runs.attrs["stopped"] and len(runs) == 2 and runs["predicted_turns_per_s"].notna().all()
     assert re.findall("Stopped.*", capfd.readouterr().err) == ["Stopped: what was measured until now is kept."]

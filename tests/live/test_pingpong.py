@@ -15,14 +15,6 @@ PAIRS = [(a, b) for a in CPUS for b in CPUS if a <= b]
 
 
 @pytest.fixture(scope="module")
-def here(live):
-    from kvmlab import Lab
-
-    with Lab() as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
 def player(here):
     return here.start("hp-player", vcpus=3)
 

@@ -12,17 +12,12 @@ import pytest
 from kvmlab import KvmlabError, Lab, measure, plots
 from kvmlab.errors import PlanError
 from kvmlab.host import cpulist
+from tests.live.interfered import interfered
 
 CPUS = sorted(os.sched_getaffinity(0))
 A, B = str(CPUS[0]), str(CPUS[-1])
 MEASURE = "kvmlab.measure.placement"
 STACKED = {("hp-1", 0): A, ("hp-1", 1): A}
-
-
-@pytest.fixture(scope="module")
-def here(live):
-    with Lab() as lab:
-        yield lab
 
 
 @pytest.fixture(scope="module")
@@ -103,19 +98,6 @@ def test_the_picture_and_the_words_take_it(measured):
 # ---- what can go wrong
 
 
-def interfered(monkeypatch, at: int, what) -> None:
-    """In its run `at`, a moment after that began, `what` happens."""
-    module, calls = sys.modules[MEASURE], []
-
-    def run(guests, *rest, real=module.run):
-        calls.append(guests)
-        if len(calls) == at:
-            threading.Timer(0.1, what).start()
-        return real(guests, *rest)
-
-    monkeypatch.setattr(module, "run", run)
-
-
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -146,7 +128,7 @@ def test_a_guest_that_ends_in_a_run_has_no_more_rows_and_the_others_go_on(here, 
     doomed = here.start("hp-2")
     doomed.work("spin")
     before, steps = affinities(here), here.undoable
-    interfered(monkeypatch, 3, lambda: os.kill(doomed.process.pid, signal.SIGKILL))
+    interfered(monkeypatch, MEASURE, 3, lambda guests: os.kill(doomed.process.pid, signal.SIGKILL))
     plans = {"float": {}, "stacked": STACKED | {("hp-2", 0): A}}
     runs = measure.placement(here, plans, seconds=0.3, repeats=3)
     assert list(runs.attrs["ended"]) == ["hp-2"] and re.fullmatch(r"under '(float|stacked)', repeat 1", runs.attrs["ended"]["hp-2"])
@@ -161,9 +143,9 @@ def test_a_guest_that_ends_in_a_run_has_no_more_rows_and_the_others_go_on(here, 
 def test_ctrl_c_keeps_the_whole_runs_and_puts_the_pins_back(here, guest, capfd, monkeypatch, late):
     before, steps = affinities(here), here.undoable
     if late:  # in a run, and else while the plan settles
-        interfered(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        interfered(monkeypatch, MEASURE, 3, lambda guests: os.kill(os.getpid(), signal.SIGINT))
     else:
-        interfered(monkeypatch, 2, lambda: threading.Timer(0.28, os.kill, (os.getpid(), signal.SIGINT)).start())
+        interfered(monkeypatch, MEASURE, 2, lambda guests: threading.Timer(0.28, os.kill, (os.getpid(), signal.SIGINT)).start())
     runs = measure.placement(here, {"stacked": STACKED, "apart": {("hp-1", 0): A, ("hp-1", 1): B}}, seconds=0.3, repeats=1000)
     assert runs.attrs["stopped"] and len(runs) == 4 and "what was measured until now is kept" in capfd.readouterr().err
     assert affinities(here) == before and here.undoable == steps

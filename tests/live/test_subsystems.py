@@ -20,7 +20,6 @@ from kvmlab.guest import subsystems
 from kvmlab.guest.connection import libvirt
 from kvmlab.guest.microguest.page import wait_until
 from kvmlab.guest.spec import MEMORY_MIB
-from kvmlab.guest.vcpus import Process
 from kvmlab.host.sysroot import SysRoot
 from tests.conftest import need
 
@@ -39,17 +38,14 @@ def folders_left() -> set[str]:
     return {folder.name for folder in folders.place().glob("kvmlab-guest-*")}
 
 
-@pytest.fixture(params=["auto", "tcg"])
-def any_lab(live, request):
+@pytest.fixture(scope="module", params=["auto", "tcg"])
+def of_all(live, request):
+    """A guest with everything: its Lab and its rows by subsystem."""
     with Lab(accel=request.param) as lab:
-        yield lab
-
-
-@pytest.fixture
-def of_c1(any_lab):
-    """A guest with everything: its name and its rows by subsystem."""
-    any_lab.start("kl-c1", vcpus=2, devices="all")
-    return any_lab, any_lab.subsystems("kl-c1")
+        if request.param == "auto" and lab.accel == "tcg":
+            pytest.skip(f"the same as TCG: {lab.accel_reason}")
+        lab.start("kl-all", vcpus=2, devices="all")
+        yield lab, lab.subsystems("kl-all")
 
 
 def one(frame, subsystem):
@@ -58,30 +54,30 @@ def one(frame, subsystem):
     return found[0]
 
 
-def test_all_five_are_there_in_order_and_nothing_is_missing_but_a_thread_of_the_memory(of_c1):
-    lab, frame = of_c1
+def test_all_five_are_there_in_order_and_nothing_is_missing_but_a_thread_of_the_memory(of_all):
+    lab, frame = of_all
     assert list(frame["subsystem"].unique()) == SUBSYSTEMS and len(frame) == 6
-    assert (frame["pid"] == lab.process("kl-c1").pid).all()
+    assert (frame["pid"] == lab.process("kl-all").pid).all()
     assert frame.drop(columns="tid").notna().all(axis=None)
     assert frame.loc[frame["tid"].isna(), "subsystem"].tolist() == ["memory"]
     assert frame.attrs["accel"] == lab.accel and list(frame.attrs["unavailable"]) == ["tid"]
 
 
-def test_threads_are_those_of_ps_and_of_qemus_monitor(of_c1):
-    _, frame = of_c1
+def test_threads_are_those_of_ps_and_of_qemus_monitor(of_all):
+    _, frame = of_all
     if not shutil.which("ps"):
         need("no ps")
     names = dict(line.split(None, 1) for line in said("ps", "-L", "-p", str(frame["pid"][0]), "-o", "tid=,comm=").splitlines())
     threads = frame.dropna(subset="tid")
     for row in threads.itertuples():
         assert row.served_by in (names[str(row.tid)], f"main loop ({names[str(row.tid)]})")
-    vcpus = re.findall(r"CPU #\d+: thread_id=(\d+)", monitor("kl-c1", "info cpus"))
+    vcpus = re.findall(r"CPU #\d+: thread_id=(\d+)", monitor("kl-all", "info cpus"))
     assert threads.loc[threads["subsystem"] == "cpu", "tid"].astype(str).tolist() == vcpus
-    assert f"thread_id={one(frame, 'storage').tid}\n" in monitor("kl-c1", "info iothreads").replace("\r", "")
+    assert f"thread_id={one(frame, 'storage').tid}\n" in monitor("kl-all", "info iothreads").replace("\r", "")
 
 
-def test_every_line_that_is_to_be_typed_shows_what_was_found(of_c1):
-    _, frame = of_c1
+def test_every_line_that_is_to_be_typed_shows_what_was_found(of_all):
+    _, frame = of_all
     for row in frame.itertuples():
         shown = subprocess.run(["sh", "-c", row.found_by], capture_output=True, text=True, check=True).stdout
         fd, _, behind = row.behind.rpartition(": ") if row.behind.startswith("fd ") else ("", "", "")
@@ -90,58 +86,58 @@ def test_every_line_that_is_to_be_typed_shows_what_was_found(of_c1):
         assert not fd or re.search(rf" {fd.removeprefix('fd ')} -> ", shown), row.found_by
 
 
-def test_the_cpu_is_a_kvm_file_descriptor_or_none_under_emulation(of_c1):
-    lab, frame = of_c1
+def test_the_cpu_is_a_kvm_file_descriptor_or_none_under_emulation(of_all):
+    lab, frame = of_all
     listing = said("ls", "-l", f"/proc/{frame['pid'][0]}/fd")
     behind = frame.loc[frame["subsystem"] == "cpu", "behind"].tolist()
     links = re.findall(r" (\d+) -> (anon_inode:kvm-vcpu:\d)", listing)
     assert behind == ([f"fd {fd}: {name}" for fd, name in sorted(links, key=lambda link: link[1])] or ["none: emulated by TCG"] * 2)
     assert bool(links) == (lab.accel == "kvm")
-    model = re.search(r"<model[^>]*>([^<]+)</model>", said("virsh", "dumpxml", "kl-c1"))[1]
+    model = re.search(r"<model[^>]*>([^<]+)</model>", said("virsh", "dumpxml", "kl-all"))[1]
     assert frame["device"][:2].tolist() == [f"vCPU 0 ({model})", f"vCPU 1 ({model})"]
 
 
-def test_the_memory_is_the_file_through_which_the_lab_talks_to_its_guest(of_c1):
-    _, frame = of_c1
+def test_the_memory_is_the_file_through_which_the_lab_talks_to_its_guest(of_all):
+    _, frame = of_all
     memory = one(frame, "memory")
     fd, path = re.fullmatch(r"fd (\d+): (/memfd:.*)", memory.behind).groups()
     assert os.readlink(f"/proc/{memory.pid}/fd/{fd}") == path and os.stat(f"/proc/{memory.pid}/fd/{fd}").st_size == MEMORY_MIB << 20
     assert memory.device == f"{MEMORY_MIB} MiB of RAM"
-    assert re.search(rf"memory backend: pc\.ram\s+size:\s+{MEMORY_MIB << 20}", monitor("kl-c1", "info memdev").replace("\r", ""))
+    assert re.search(rf"memory backend: pc\.ram\s+size:\s+{MEMORY_MIB << 20}", monitor("kl-all", "info memdev").replace("\r", ""))
 
 
-def test_the_disk_is_the_one_virsh_and_qemu_know_and_takes_data(of_c1):
-    _, frame = of_c1
+def test_the_disk_is_the_one_virsh_and_qemu_know_and_takes_data(of_all):
+    _, frame = of_all
     disk = one(frame, "storage")
     path = re.fullmatch(r"fd \d+: (/.*)", disk.behind)[1]
-    assert said("virsh", "domblklist", "kl-c1").split()[-2:] == ["vda", path] and disk.device == "virtio disk vda"
-    assert f"{path} (qcow2)" in monitor("kl-c1", "info block")
-    image = json.loads(said("virsh", "qemu-monitor-command", "kl-c1", '{"execute":"query-block"}'))["return"][0]["inserted"]["image"]
+    assert said("virsh", "domblklist", "kl-all").split()[-2:] == ["vda", path] and disk.device == "virtio disk vda"
+    assert f"{path} (qcow2)" in monitor("kl-all", "info block")
+    image = json.loads(said("virsh", "qemu-monitor-command", "kl-all", '{"execute":"query-block"}'))["return"][0]["inserted"]["image"]
     assert (image["virtual-size"], image["format"]) == (1 << 20, "qcow2")
     assert b"\x5a" * 65536 not in Path(path).read_bytes()
-    monitor("kl-c1", 'qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend "write -P 0x5a 960k 64k"')
+    monitor("kl-all", 'qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend "write -P 0x5a 960k 64k"')
     assert b"\x5a" * 65536 in Path(path).read_bytes()
 
 
-def test_the_network_card_is_the_one_virsh_and_qemu_know(of_c1):
-    _, frame = of_c1
+def test_the_network_card_is_the_one_virsh_and_qemu_know(of_all):
+    _, frame = of_all
     card = one(frame, "network")
-    _, kind, _, model, mac = said("virsh", "domiflist", "kl-c1").split()[-5:]
+    _, kind, _, model, mac = said("virsh", "domiflist", "kl-all").split()[-5:]
     assert (kind, card.device) == ("user", f"{model} {mac}")
-    assert f"macaddr={mac}" in monitor("kl-c1", "info network") and "type=user" in monitor("kl-c1", "info network")
+    assert f"macaddr={mac}" in monitor("kl-all", "info network") and "type=user" in monitor("kl-all", "info network")
     assert "slirp" in card.behind and "net/tun" not in said("ls", "-l", f"/proc/{card.pid}/fd")
 
 
-def test_the_display_answers_on_its_socket_in_vncs_words(of_c1):
-    lab, frame = of_c1
+def test_the_display_answers_on_its_socket_in_vncs_words(of_all):
+    lab, frame = of_all
     display = one(frame, "display")
     path = re.fullmatch(r"fd \d+: (/.*)", display.behind)[1]
-    assert said("virsh", "domdisplay", "kl-c1").strip() == f"vnc+unix://{path}"
-    assert path in monitor("kl-c1", "info vnc")
+    assert said("virsh", "domdisplay", "kl-all").strip() == f"vnc+unix://{path}"
+    assert path in monitor("kl-all", "info vnc")
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
         assert client.recv(12) == b"RFB 003.008\n"
-        assert one(lab.subsystems("kl-c1"), "display").behind == display.behind  # the socket that listens, not the one that talks
+        assert one(lab.subsystems("kl-all"), "display").behind == display.behind  # the socket that listens, not the one that talks
 
 
 def test_a_guest_without_devices_has_all_five_rows_and_says_what_it_lacks(lab):
@@ -346,93 +342,3 @@ def test_who_may_not_look_into_qemu_is_told_so_and_still_gets_what_all_may_see(l
     known = {"none: emulated by TCG", "user-mode network: slirp inside QEMU, no tap"}
     assert {row[5] for row in rows} - known == {None} and f"/proc/{process.pid}/fd is for QEMU's own user" in reasons["behind"]
     assert [row[:5] for row in rows] == [row[:5] for row in subsystems.rows(SysRoot("/"), process, xml, "virsh")]
-
-
-# ---- machines that this one is not: their /proc is written by hand, and real where it is read
-
-
-def machine(folder: Path, fds: dict[int, str], threads: dict[int, str], files: dict[str, str]) -> SysRoot:
-    """A /proc of QEMU process 42."""
-    (folder / "proc/42/fd").mkdir(parents=True)
-    for fd, target in fds.items():
-        (folder / f"proc/42/fd/{fd}").symlink_to(target)
-    for name, text in files.items() | {(f"proc/42/task/{tid}/comm", comm) for tid, comm in threads.items()}:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return SysRoot(folder)
-
-
-def of(root, devices="", vcpus=None, cpu="") -> dict[str, list[tuple]]:
-    process = Process("a guest", "uuid", 42, 0, vcpus or {}, accel="kvm")
-    xml = f"<domain><memory>4096</memory><vcpu>1</vcpu>{cpu}<devices>{devices}</devices></domain>"
-    found = subsystems.rows(root, process, xml, "virsh")
-    return {name: [row[1:] for row in found if row[0] == name] for name in SUBSYSTEMS}
-
-
-BRIDGE = """<interface type='network'><mac address='52:54:00:00:00:0{n}'/><source network='default' bridge='virbr0'/>
-<target dev='vnet{n}'/><model type='virtio'/></interface>"""
-TWO_TAPS = {30: "/dev/net/tun", 31: "/dev/net/tun", 32: "/dev/vhost-net"}
-TAP_INFO = {"proc/42/fdinfo/30": "pos:\t0\niff:\tvnet11\n", "proc/42/fdinfo/31": "pos:\t0\niff:\tvnet1\n"}
-
-
-@pytest.mark.parametrize("where", ["proc/42/task/77/comm", "proc/77/comm"], ids=["since Linux 6.4", "before"])
-def test_vhost_serves_a_virtio_card_on_a_tap(tmp_path, where):
-    root = machine(tmp_path, TWO_TAPS, {42: "qemu"}, {where: "vhost-42\n", **TAP_INFO})
-    (card,) = of(root, BRIDGE.format(n=1))["network"]
-    assert card[:5] == ("virtio 52:54:00:00:00:01", "vhost-42", 42, 77, "fd 31: /dev/net/tun, tap vnet1 in bridge virbr0")
-
-
-def test_two_vhost_threads_are_not_told_apart(tmp_path):
-    root = machine(tmp_path, TWO_TAPS, {42: "qemu", 77: "vhost-42", 78: "vhost-42"}, TAP_INFO)
-    first, second = of(root, BRIDGE.format(n=1) + BRIDGE.format(n=2))["network"]
-    assert (first[1], first[3], second[3]) == ("vhost-42", None, None)
-    assert second[4] == "tap vnet2 in bridge virbr0, which QEMU does not hold open"
-
-
-def test_without_vhost_the_main_loop_serves_a_tap(tmp_path):
-    root = machine(tmp_path, {30: "/dev/net/tun"}, {42: "qemu"}, TAP_INFO)
-    assert of(root, BRIDGE.format(n=11))["network"][0][1:4] == ("main loop (qemu)", 42, 42)
-
-
-def test_a_card_or_disk_served_elsewhere_has_no_process_of_ours(tmp_path):
-    root = machine(tmp_path, {1: "/dev/null"}, {42: "qemu"}, {})
-    found = of(root, "<interface type='vhostuser'><source type='unix' path='/run/ovs'/></interface>")["network"]
-    assert found == [("", "another process (vhost-user)", None, None, "vhostuser: type=unix path=/run/ovs", "virsh domiflist 'a guest'")]
-
-
-def test_kvm_numbers_vcpus_with_gaps_and_qemu_without(tmp_path):
-    fds = {10: "anon_inode:kvm-vcpu:4", 11: "anon_inode:kvm-vcpu:0", 12: "anon_inode:kvm-vcpu:1", 3: "/dev/kvm"}
-    rows = of(machine(tmp_path, fds, {42: "qemu"}, {}), vcpus={0: 50, 1: 51, 2: 52}, cpu="<cpu mode='host-passthrough'/>")["cpu"]
-    assert [row[4].partition(":")[0] for row in rows] == ["fd 11", "fd 12", "fd 10"] and rows[2][0] == "vCPU 2 (host-passthrough)"
-    (tmp_path / "proc/42/fd/10").unlink()
-    fewer = of(SysRoot(tmp_path), vcpus={0: 50, 1: 51, 2: 52})["cpu"]
-    assert [row[4] for row in fewer] == [None] * 3  # which is which cannot be known
-
-
-def test_a_network_disk_and_a_spice_display_are_named_as_the_xml_has_them(tmp_path):
-    source = "<source protocol='rbd' name='pool/vol'><host name='a'/></source>"
-    disk = f"<disk type='network' device='disk'>{source}<target dev='vdb' bus='virtio'/></disk>"
-    screen = "<video><model type='qxl'/></video><graphics type='spice' port='5901' autoport='yes'><listen type='address'/></graphics>"
-    tcp = "sl local\n 0: 00000000:170D 00000000:0000 0A 0 0 0 0 0 9001 1\n"
-    root = machine(tmp_path, {20: "socket:[9001]"}, {42: "qemu", 60: "SPICE Worker"}, {"proc/42/net/tcp": tcp})
-    found = of(root, disk + screen)
-    assert found["storage"][0][4] == "network: protocol=rbd name=pool/vol name=a"
-    assert found["display"][0][:5] == ("qxl card, SPICE display", "SPICE Worker", 42, 60, "fd 20: TCP port 5901 on every address")
-    assert [row[1:5] for row in found["cpu"]] == [(None, 42, None, None)]  # no thread that is known for a vCPU
-
-
-@pytest.mark.parametrize(
-    "object_", ['{{"qom-type":"memory-backend-file","id":"{id}","size":4194304}}', "memory-backend-file,id={id},size=4M"]
-)
-def test_huge_pages_of_two_nodes_are_found_as_files(tmp_path, object_):
-    pages = ["/dev/hugepages/qemu_back_mem.a", "/dev/hugepages/qemu_back_mem.b"]
-    maps = "".join(f"7f000{n}000000-7f000{n}200000 rw-p 00000000 00:0f {n} {path} (deleted)\n" for n, path in enumerate(pages))
-    words = ["qemu", *(word for name in ("node0", "node1") for word in ("-object", object_.format(id=name)))]
-    fds = {n + 5: f"{path} (deleted)" for n, path in enumerate(pages)}
-    root = machine(tmp_path, fds, {42: "qemu"}, {"proc/42/maps": maps, "proc/42/cmdline": "\0".join(words)})
-    cells = "<cpu><numa><cell id='0' memory='2048'/><cell id='1' memory='2048'/></numa></cpu>"
-    ((_, served, _, _, behind, _),) = of(root, cpu=cells)["memory"]
-    assert served == "memory-backend-file node0, memory-backend-file node1"
-    assert behind == f"fd 5: {pages[0]} (deleted); fd 6: {pages[1]} (deleted)"
-    (tmp_path / "proc/42/maps").write_text("")
-    assert of(SysRoot(tmp_path), cpu=cells)["memory"][0][4] is None

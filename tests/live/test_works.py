@@ -114,7 +114,7 @@ def test_a_processor_without_long_mode_answers_and_spins(either):
 
 
 def shared_cpu(lab) -> tuple:
-    """Two guests that spin on one CPU, and what each waited for from the outside and felt from the inside, over three seconds."""
+    """Two guests that spin on one CPU, and what each waited for from the outside and felt from the inside, over two seconds."""
     cpu = lab.vcpus()["allowed_cpus"].iloc[0].split("-")[-1].split(",")[-1] if len(lab.vcpus()) else "0"
     guests = [lab.start(name) for name in ("kw-a", "kw-b")]
     lab.plan({(guest.name, 0): cpu for guest in guests}).apply()
@@ -126,7 +126,7 @@ def shared_cpu(lab) -> tuple:
         return delay, guests[0].gaps()["summed_s"].iloc[0], guests[0].steal()["steal_s"].iloc[0]
 
     first = read()
-    time.sleep(3)
+    time.sleep(2)
     return [later - earlier for later, earlier in zip(read(), first, strict=True)]
 
 
@@ -148,7 +148,7 @@ def test_a_guest_on_duty_runs_for_its_part_of_the_time(either, percent):
     guest = either.start("kw-a", pins=str(max(os.sched_getaffinity(0))))
     guest.work("duty", parameter=percent)
     before, begin = either.vcpus().query("guest == 'kw-a'").iloc[0], time.monotonic()
-    time.sleep(2)
+    time.sleep(1.5)
     after, spent = either.vcpus().query("guest == 'kw-a'").iloc[0], time.monotonic() - begin
     ran, waited = (after[name] - before[name] for name in ("run_s", "run_delay_s"))
     assert ran / spent < percent / 100 + 0.08  # what it costs to halt and to be woken
