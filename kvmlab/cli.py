@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -20,15 +22,28 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it went well, 1 with one line on stderr when it did not."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        sys.stdout.flush()
+        return status
     except KvmlabError as error:
         print(f"kvmlab: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `kvmlab threads | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say_no_more()
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename:
+            raise
+        _say_no_more()
+        print(f"kvmlab: the output cannot be written: {error.strerror}.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _say_no_more() -> None:
+    """Python would try to write the rest at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -200,6 +215,9 @@ def _report(options: argparse.Namespace) -> int:
     from kvmlab import report
     from kvmlab.report import parameters
 
+    for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
+        if signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:  # as under nohup
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     made = report.run(options.notebook, options.output, parameters.parse(options.parameter))
     how_it_went, _, rest = str(made).partition("\n")
     if made.status == "complete":

@@ -131,3 +131,12 @@ def test_a_pipe_that_closes_early_is_no_error():
     )
     assert run.stdout.startswith(" ") or run.stdout.startswith("tid")
     assert "Traceback" not in run.stderr and "BrokenPipe" not in run.stderr
+
+
+@pytest.mark.parametrize("command", ["threads", "topology", "doctor"])
+def test_a_full_disk_under_the_output_is_one_line(command):
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "kvmlab.cli", command], stdout=full, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, timeout=60
+        )
+    assert run.returncode == 1 and run.stderr == "kvmlab: the output cannot be written: No space left on device.\n"

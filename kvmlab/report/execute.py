@@ -28,6 +28,7 @@ _START = "__import__('kvmlab.report.capture', fromlist=['start']).start(get_ipyt
 _PATIENCE_S = 60
 _QUIET = "--IPKernelApp.log_level=40"  # of warnings: it listens on this machine only, but unencrypted, as every notebook's kernel
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _BROKEN = (CellExecutionError, CellTimeoutError, DeadKernelError)
 
 
@@ -59,7 +60,7 @@ class _Run:
         told = {"timeout": None, "startup_timeout": _PATIENCE_S, "store_widget_state": True, "extra_arguments": [_QUIET]}
         self._client = NotebookClient(notebook, **told)
         self._code = [n for n, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
-        self._interrupted = self._abandoned = False
+        self._interrupted, self._abandoned = "", False
         self.outcome = Outcome()
 
     def whole(self, cwd: Path) -> Outcome:
@@ -101,14 +102,17 @@ class _Run:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGINT, self._interrupt)
+        alike = [one for one in _ENDS if signal.getsignal(one) == signal.default_int_handler]
+        before = {one: signal.signal(one, self._interrupt) for one in [signal.SIGINT, *alike]}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for one, how in before.items():
+                signal.signal(one, how)
 
-    def _interrupt(self, *_signal: object) -> None:
-        self._abandoned, self._interrupted = self._interrupted, True
+    def _interrupt(self, number: int, _frame: object) -> None:
+        how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        self._abandoned, self._interrupted = bool(self._interrupted), how
         if self._group:  # the kernel has a group of its own, and heard nothing yet
             with suppress(ProcessLookupError):
                 os.killpg(self._group, signal.SIGKILL if self._abandoned else signal.SIGINT)
@@ -160,7 +164,7 @@ class _Run:
         if isinstance(error, DeadKernelError):
             return where | {"cell": number or self._number(index), "name": "DeadKernelError", "error": "the notebook's kernel died"}
         if self._interrupted:
-            return where | {"name": "KeyboardInterrupt", "error": "interrupted with Ctrl-C"}
+            return where | {"name": "KeyboardInterrupt", "error": f"interrupted with {self._interrupted}"}
         return where | {
             "name": getattr(error, "ename", type(error).__name__),
             "error": _COLOURS.sub("", getattr(error, "evalue", str(error))),

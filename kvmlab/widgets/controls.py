@@ -10,12 +10,12 @@ from kvmlab.errors import KvmlabError
 
 
 def ask(question: str, low: float, high: float, default: float | None = None) -> ipw.FloatSlider:
-    """A slider for a prediction; ``.value`` is the reader's guess, the middle until it is moved."""
-    value = (low + high) / 2 if default is None else default
+    """A slider for a prediction in whole steps; ``.value`` is the reader's guess, the middle until it is moved."""
+    step = max(1, int(high - low) // 100)
+    value = low + (high - low) // 2 // step * step if default is None else default
     layout = ipw.Layout(width="95%", max_width="640px")
-    return ipw.FloatSlider(
-        value, min=low, max=high, step=(high - low) / 100, description=question, style={"description_width": "initial"}, layout=layout
-    )
+    look = {"readout_format": ",.0f", "style": {"description_width": "initial"}, "layout": layout}
+    return ipw.FloatSlider(value, min=low, max=high, step=step, description=question, **look)
 
 
 def vary(experiment: Callable[..., object], **sliders: tuple[int, int, int]) -> ipw.interactive:

@@ -153,3 +153,4 @@ def test_a_closed_lab_is_said(lab, canvas):
 
 def test_a_prediction_has_a_value_without_a_browser():
     assert ask("moves a second", 0, 20).value == 10
+    assert ask("checks", 0, 25).value == 12 and ask("exits a second", 0, 5000).step == 50

@@ -85,6 +85,17 @@ def test_ctrl_c_leaves_no_guest_and_no_kernel_and_nothing_that_looks_whole(live,
         assert sorted(os.listdir(tmp_path)) == ["a.ipynb", "kernel"]
 
 
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGHUP"])
+def test_whoever_ends_it_gets_the_report_so_far(tmp_path, end):
+    path = notebook(tmp_path / "a.ipynb", "open('begun', 'w').close()\nimport time\ntime.sleep(60)")
+    run = started(path, "-o", str(tmp_path / "out"))
+    assert wait_until(lambda: (tmp_path / "begun").exists(), 90, 0.2)
+    run.send_signal(getattr(signal, end))
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 1 and f"interrupted with {end}" in errors
+    assert sorted(os.listdir(tmp_path)) == ["a.ipynb", "begun", "out"]
+
+
 def test_without_libvirt_the_report_says_what_the_notebook_said(tmp_path):
     (tmp_path / "none").mkdir()
     (tmp_path / "none/libvirt.py").write_text("raise ImportError('there is none')")
