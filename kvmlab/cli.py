@@ -21,6 +21,7 @@ _THREADS = ["tid", "pid", "ruser", "cpu", "state", "kind", "pool", "queue", "com
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it went well, 1 with one line on stderr when it did not."""
     options = _parser().parse_args(arguments)
+    sys.stdout.reconfigure(errors="replace")  # a terminal that knows ASCII only has no micro sign
     try:
         status = options.run(options) or 0
         sys.stdout.flush()

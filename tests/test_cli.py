@@ -140,3 +140,11 @@ def test_a_full_disk_under_the_output_is_one_line(command):
             [sys.executable, "-m", "kvmlab.cli", command], stdout=full, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, timeout=60
         )
     assert run.returncode == 1 and run.stderr == "kvmlab: the output cannot be written: No space left on device.\n"
+
+
+def test_a_terminal_that_knows_ascii_only_gets_all_lines():
+    plain = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "kvmlab.cli", "doctor"]
+    run = subprocess.run(command, capture_output=True, env=plain, cwd=REPOSITORY, timeout=60)
+    assert b"halt polling" in run.stdout and b"In short" in run.stdout and not run.stderr
+    assert run.stdout.isascii()
