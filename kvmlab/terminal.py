@@ -76,7 +76,9 @@ def overcommit(frame: pd.DataFrame, uri: str) -> str:
     guests, vcpus, cpus = (_count(host[name], word) for name, word in (("guests", "guest"), ("vcpus", "vCPU"), ("online", "host CPU")))
     parts = [f"{guests} on {uri}: {vcpus} for {cpus}."]
     if frame["slack"].notna().iloc[0]:
-        parts.append(f"They ask for {host['demand']:.1f} CPUs; {abs(host['slack']):.1f} are {'left' if host['slack'] >= 0 else 'wanting'}.")
+        left = round(host["slack"], 1)
+        rest = f"{abs(left)} are {'left' if left > 0 else 'wanting'}" if left else "none is left, and none is wanting"
+        parts.append(f"They ask for {host['demand']:.1f} CPUs; {rest}.")
     words = [" ".join(parts), _OVERCOMMIT]
     return "\n".join([table(frame.round(2)), "", *(line for text in words for line in textwrap.wrap(text, min(width(), 120)))])
 

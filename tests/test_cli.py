@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from kvmlab import Host
+from kvmlab import Host, columns, terminal
 from tests.conftest import REPOSITORY
 
 ISOLATED = str(REPOSITORY / "tests/hosts/x86_64-1s4c2t-isolated.tar.xz")
@@ -116,6 +116,14 @@ def test_record_says_what_it_wrote_and_scrubbed_and_the_file_opens(tmp_path):
     run = kvmlab("record", str(tmp_path / "me.tar.xz"))
     assert run.returncode == 0 and "files" in run.stdout and "command lines" in run.stdout
     assert Host.open(tmp_path / "me.tar.xz").cpus().equals(Host().cpus())
+
+
+@pytest.mark.parametrize(
+    ("slack", "rest"), [(0.51, "0.5 are left"), (-0.01, "none is left, and none is wanting"), (-1.2, "1.2 are wanting")]
+)
+def test_what_is_left_of_the_cpus_is_never_a_wanting_nothing(slack, rest):
+    ratios = columns.frame([("host", "0-1", 2, 1, 2, 1.0, 2 - slack, slack)], "ratios")
+    assert f"CPUs; {rest}." in terminal.overcommit(ratios, "qemu:///system").replace("\n", " ")
 
 
 def test_errors_are_one_line(tmp_path):

@@ -53,7 +53,8 @@ class Comparison:
         states = self.frame["why"].eq("a state, compared exactly")
         counted = f"{int(states.sum())} states and {int(numbers.sum())} measured numbers were compared"
         if not self.differs:
-            return f"No difference beyond noise: {counted}."
+            nothing = "Nothing was compared: these reports have no state and no measured number in common."
+            return f"No difference beyond noise: {counted}." if states.any() or numbers.any() else nothing
         return f"They differ beyond noise, in {int(self.frame['differs'].sum())} things: {counted}."
 
     def _differing(self) -> list:

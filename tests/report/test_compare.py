@@ -61,6 +61,11 @@ def test_a_report_and_itself_are_the_same(made):
     assert "A and B are the same folder." in str(found)
 
 
+def test_reports_that_have_nothing_in_common_do_not_say_that_they_are_alike(made):
+    found = compare(made("a"), made("b"))
+    assert not found.differs and str(found).startswith("Nothing was compared: ")
+
+
 def test_two_reports_of_the_same_are_the_same_far_more_often_than_not(made):
     """Some 500 numbers in each of ten pairs, drawn anew; how often it is so of real ones stands at compare."""
     folders = [made(str(seed), runs=placement(random.Random(seed), spread=0.03, plans=40)) for seed in range(5)]
