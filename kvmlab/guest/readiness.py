@@ -17,7 +17,8 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/libex
 
 def rows() -> list[tuple]:
     """Three checks in the order of columns.FRAMES["support"]; nothing is started."""
-    return [_qemu(), _libvirt(), _lab_guests()]
+    needs = [_qemu(), _libvirt()]
+    return [*needs, _lab_guests([check for check, status, *_ in needs if status == "fail"])]
 
 
 def _qemu() -> tuple:
@@ -48,7 +49,9 @@ def _libvirt() -> tuple:
     return "libvirt", "pass", f"{version}; Lab() uses {default_uri()} for you", source, None
 
 
-def _lab_guests() -> tuple:
+def _lab_guests(missing: list[str]) -> tuple:
+    if missing:
+        return "lab guests", "fail", f"cannot start without {' and '.join(missing)}", "Lab()", None
     try:
         from kvmlab.guest import accel
         from kvmlab.guest.connection import default_uri
