@@ -9,6 +9,8 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
+from kvmlab.wording import count
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -73,7 +75,7 @@ _OVERCOMMIT = (
 def overcommit(frame: pd.DataFrame, uri: str) -> str:
     """The ratios as a table, and what the first of them, that of the whole host, means."""
     host = frame.iloc[0]
-    guests, vcpus, cpus = (_count(host[name], word) for name, word in (("guests", "guest"), ("vcpus", "vCPU"), ("online", "host CPU")))
+    guests, vcpus, cpus = (count(host[name], word) for name, word in (("guests", "guest"), ("vcpus", "vCPU"), ("online", "host CPU")))
     parts = [f"{guests} on {uri}: {vcpus} for {cpus}."]
     if frame["slack"].notna().iloc[0]:
         left = round(host["slack"], 1)
@@ -81,10 +83,6 @@ def overcommit(frame: pd.DataFrame, uri: str) -> str:
         parts.append(f"They ask for {host['demand']:.1f} CPUs; {rest}.")
     words = [" ".join(parts), _OVERCOMMIT]
     return "\n".join([table(frame.round(2)), "", *(line for text in words for line in textwrap.wrap(text, min(width(), 120)))])
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _coloured(text: str, colour: str) -> str:

@@ -135,7 +135,7 @@ ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody e
 def test_the_first_steps_of_a_user_without_kvm_and_session_variables(live, home):
     said = as_somebody(FIRST_STEPS, home)
     assert "Lab on qemu:///session" in said and re.search(r" \d+ +first +running", said)
-    assert "first vCPU 1 ran on CPU" in said and "1 guests gone" in said
+    assert "first vCPU 1 ran on CPU" in said and "1 guest gone" in said
     group = Path("/dev/kvm")
     if not group.exists() or not group.stat().st_mode & 0o006:
         assert "They run on TCG: /dev/kvm: " in said

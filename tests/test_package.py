@@ -13,13 +13,14 @@ PACKAGE = Path(kvmlab.__file__).parent
 MAY_IMPORT = {  # part of kvmlab -> the parts it may import; the face may import everything
     "errors": set(),
     "columns": set(),
-    "host": {"errors", "columns", "host", "__version__"},
-    "guest": {"errors", "columns", "host", "guest"},
-    "measure": {"errors", "columns", "host", "guest", "measure"},
-    "plots": {"errors", "columns", "plots"},
-    "widgets": {"errors", "columns", "host", "guest", "measure", "plots", "lab", "widgets"},
-    "report": {"errors", "columns", "host", "guest", "measure", "report", "__version__"},
-    "course": {"errors", "columns", "host", "guest", "measure", "plots", "lab", "course"},
+    "wording": set(),
+    "host": {"errors", "columns", "wording", "host", "__version__"},
+    "guest": {"errors", "columns", "wording", "host", "guest"},
+    "measure": {"errors", "columns", "wording", "host", "guest", "measure"},
+    "plots": {"errors", "columns", "wording", "plots"},
+    "widgets": {"errors", "columns", "wording", "host", "guest", "measure", "plots", "lab", "widgets"},
+    "report": {"errors", "columns", "wording", "host", "guest", "measure", "report", "__version__"},
+    "course": {"errors", "columns", "wording", "host", "guest", "measure", "plots", "lab", "course"},
 }
 FACE = {"__init__", "lab", "cli", "terminal", "tour"}
 

@@ -11,6 +11,7 @@ from kvmlab import measure
 from kvmlab.course.exercise import Finding, exercise
 from kvmlab.course.labs import Labs
 from kvmlab.host.host import Host
+from kvmlab.wording import count
 
 
 @exercise(
@@ -82,7 +83,7 @@ def left_out(labs: Labs, answer: str) -> Iterator[Finding]:
 )
 def only_the_last(labs: Labs, answer: None) -> Iterator[Finding]:
     guest = labs.guest("three")
-    yield Finding(guest.vcpus == 3, f"'three' has {guest.vcpus} vCPUs.")
+    yield Finding(guest.vcpus == 3, f"'three' has {count(guest.vcpus, 'vCPU')}.")
     book = measure.ledger(measure.sample(guest, 0.5, hz=20))
     for row in book.itertuples():  # what it waited it would have run, had this machine fewer others
         wanted = (row.run_s + row.run_delay_s) / row.seconds

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from kvmlab.course.exercise import Finding, exercise
 from kvmlab.course.labs import Labs
+from kvmlab.wording import count
 
 
 @exercise(
@@ -38,7 +39,7 @@ def place(labs: Labs, answer: str) -> Iterator[Finding]:
 )
 def nine(labs: Labs, answer: None) -> Iterator[Finding]:
     guest = labs.guest("nine")
-    yield Finding(guest.vcpus == 9, f"'nine' has {guest.vcpus} vCPUs.")
+    yield Finding(guest.vcpus == 9, f"'nine' has {count(guest.vcpus, 'vCPU')}.")
     highest = max(guest.cpuid(1, vcpu=vcpu)[1] >> 24 for vcpu in range(guest.vcpus))  # leaf 1, EBX, bits 24 to 31
     yield Finding(highest == 10, f"Its highest APIC id is {highest}, as it reads it in CPUID leaf 1.")
 
@@ -69,7 +70,7 @@ def highest_leaf(labs: Labs, answer: int) -> Iterator[Finding]:
 )
 def two_and_two(labs: Labs, answer: None) -> Iterator[Finding]:
     seen = labs.guest("pairs").topology()
-    yield Finding(len(seen) == 4, f"'pairs' has {len(seen)} vCPUs.")
+    yield Finding(len(seen) == 4, f"'pairs' has {count(len(seen), 'vCPU')}.")
     sharers = sorted(seen.groupby("l3").cpu.count())
     words = ", ".join(str(count) for count in sharers) or "none"
     yield Finding(sharers == [2, 2], f"vCPUs on each L3 cache that it sees: {words}.")

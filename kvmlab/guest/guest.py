@@ -18,6 +18,7 @@ from kvmlab.guest.microguest.page import LEAVES, PERIOD_S, WORK_NAMES, ControlPa
 from kvmlab.guest.spec import GuestSpec
 from kvmlab.guest.vcpus import Process
 from kvmlab.host import tsc
+from kvmlab.wording import count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ class Guest:
 
     def __repr__(self) -> str:
         state = f"process {self.process.pid}" if self.process.alive() else "gone"
-        return f"Guest '{self.name}': {self.vcpus} vCPUs on {self.accel.upper()}, {state}"
+        return f"Guest '{self.name}': {count(self.vcpus, 'vCPU')} on {self.accel.upper()}, {state}"
 
     def _must_hear(self) -> None:
         """A processor without a local APIC comes up, halts, and is never woken."""
@@ -193,9 +194,9 @@ class Guest:
         hz = tsc.hz()
         rows = []
         for vcpu in range(self.vcpus):
-            for number, count in enumerate(self.page.tail(vcpu)):
+            for number, often in enumerate(self.page.tail(vcpu)):
                 begin, end = bucket(number)
-                rows.append((self.name, vcpu, begin / hz, None if end is None else end / hz, count))
+                rows.append((self.name, vcpu, begin / hz, None if end is None else end / hz, often))
         return frame(rows, "tails", {"to_s": "the last bucket has all that were longer"})
 
     def _chosen(self, vcpus: int | Iterable[int] | None) -> list[int]:

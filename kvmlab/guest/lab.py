@@ -31,6 +31,7 @@ from kvmlab.guest.schedinfo import SchedInfo
 from kvmlab.guest.shape import shape
 from kvmlab.guest.spec import GuestSpec
 from kvmlab.host.sysroot import SysRoot
+from kvmlab.wording import count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +80,7 @@ class GuestLab(CpuModels, Pinning, SchedInfo):
     def __repr__(self) -> str:
         if self._connection is None:
             return f"Lab on {self.uri}: closed"
-        return f"Lab on {self.uri}, {len(self._mine)} guests of its own. They run on {self.accel.upper()}: {self.accel_reason}"
+        return f"Lab on {self.uri}, {count(len(self._mine), 'guest')} of its own. They run on {self.accel.upper()}: {self.accel_reason}"
 
     def __enter__(self):
         return self
@@ -354,7 +355,7 @@ class GuestLab(CpuModels, Pinning, SchedInfo):
             undone = self._put_all_back()
         finally:
             self._end()
-        return f"{gone} guests gone{f'; {undone}' if undone else ''}."
+        return f"{count(gone, 'guest')} gone{f'; {undone}' if undone else ''}."
 
     def end(self, guests: Iterable[Guest]) -> None:
         """End several guests of this Lab at once, which is faster than one by one."""

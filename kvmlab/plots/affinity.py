@@ -7,7 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from kvmlab.plots.style import INK, PALETTE, RULE, blocks, count, expect, frame_axes, new_axes, runs
+from kvmlab.plots.style import INK, PALETTE, RULE, blocks, expect, frame_axes, new_axes, runs
+from kvmlab.wording import count
 
 _SOURCE = "measure.follow(lambda: host.affinity(pid))"
 

@@ -8,8 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Patch
 
-from kvmlab.plots.style import INK, ISOLATED, MUTED, PALETTE, RULE, count, expect, new_axes, runs
+from kvmlab.plots.style import INK, ISOLATED, MUTED, PALETTE, RULE, expect, new_axes, runs
 from kvmlab.plots.usage import PER_CPU
+from kvmlab.wording import count
 
 _SENTENCES = {  # column of isolation(): what it keeps away, and what that leaves
     "isolcpus": "left out of load balancing (isolcpus): the kernel puts no thread there by itself, and moves none that is there",

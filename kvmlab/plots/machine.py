@@ -15,8 +15,9 @@ from matplotlib.patches import Patch, Rectangle
 from kvmlab.plots import boxes, layout
 from kvmlab.plots.boxes import Box
 from kvmlab.plots.layout import Look, Place
-from kvmlab.plots.style import INK, ISOLATED, MUTED, RULE, count, expect, heading
+from kvmlab.plots.style import INK, ISOLATED, MUTED, RULE, expect, heading
 from kvmlab.plots.words import shape_in_words
+from kvmlab.wording import count
 
 SHEET = (10 * 72, 6 * 72)  # points: as wide as a laptop's notebook, and no higher than its screen
 MARGIN, LINE = 6, 14

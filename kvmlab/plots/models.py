@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from kvmlab.plots.layout import text_width
-from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, blocks, count, expect, heading, new_axes
+from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, blocks, expect, heading, new_axes
+from kvmlab.wording import count
 
 STARTS, NEAR, FAR, FARTHEST, UNKNOWN, FOREIGN = PALETTE["guest"], "#f2b447", "#fae3b4", "#f6f2ea", "#c4c8cd", "#ffffff"
 SHADES = ((3, NEAR, "1 to 3 flags missing"), (10, FAR, "4 to 10 missing"), (10_000, FARTHEST, "more missing"))

@@ -12,7 +12,8 @@ from matplotlib.patches import Patch
 
 from kvmlab.errors import KvmlabError
 from kvmlab.plots.layout import text_width
-from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, blocks, count, expect, frame_axes, new_axes
+from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, blocks, expect, frame_axes, new_axes
+from kvmlab.wording import count
 
 MODES = {  # colour and name
     "guest": (PALETTE["guest"], "guest"),

@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, SERIES, count, expect, frame_axes, guess_of, new_axes
+from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, SERIES, expect, frame_axes, guess_of, new_axes
+from kvmlab.wording import count
 
 TOGETHER, EACH, PREDICTED = SERIES[2], PALETTE["guest"], SERIES[0]
 SOURCE = "measure.overcommit"

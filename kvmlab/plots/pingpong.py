@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from kvmlab.plots.style import INK, MUTED, PALETTE, count, expect, frame_axes, heading, new_axes
+from kvmlab.plots.style import INK, MUTED, PALETTE, expect, frame_axes, heading, new_axes
+from kvmlab.wording import count
 
 # What two CPUs share, nearest first. Above the diagonal a tint says it; the tints are neutral, for blue is how long it takes.
 TINTS = {

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from kvmlab.plots.overcommit import Measured, between, ended, folded, measured, others_of, percent, point, turns
-from kvmlab.plots.style import INK, MUTED, PALETTE, SERIES, count, expect, frame_axes
+from kvmlab.plots.style import INK, MUTED, PALETTE, SERIES, expect, frame_axes
 from kvmlab.plots.tails import seconds
+from kvmlab.wording import count
 
 NAMED = 8  # vCPUs of a plan: where there are more, they are drawn smaller, without names and numbers
 _TITLES = (

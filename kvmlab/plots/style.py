@@ -93,14 +93,6 @@ def runs(numbers: Iterable[int]) -> str:
     return ",".join(f"{start}" if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
 
 
-def count(number: int, word: str) -> str:
-    """
-    >>> count(1, "core"), count(2, "die")
-    ('1 core', '2 dies')
-    """
-    return f"{number} {word}" + "s" * (number != 1)
-
-
 def span(values: pd.Series, word: str = " to ", form: Callable = str) -> str:
     """
     >>> span(pd.Series([4, 1, 2])), span(pd.Series([1, 2]), " or "), span(pd.Series([8, 8]))

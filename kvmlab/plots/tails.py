@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from kvmlab.plots.overcommit import Measured, beside, ended, folded, key, measured, percent, place_of, point, turns
-from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, SERIES, count, expect, frame_axes, guess_of, new_axes
+from kvmlab.plots.style import INK, MUTED, PALETTE, RULE, SERIES, expect, frame_axes, guess_of, new_axes
+from kvmlab.wording import count
 
 COLOURS = (PALETTE["guest"], PALETTE["kernel"], SERIES[2], PALETTE["user"], PALETTE["waiting"], "#56B4E9", SERIES[0], INK)
 LONG = 10  # times the median: from there on a turn is one that was interrupted

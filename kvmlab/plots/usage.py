@@ -12,7 +12,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from kvmlab.plots.layout import text_width
-from kvmlab.plots.style import INK, ISOLATED, MUTED, PALETTE, RULE, blocks, count, expect, frame_axes, new_axes, runs, span
+from kvmlab.plots.style import INK, ISOLATED, MUTED, PALETTE, RULE, blocks, expect, frame_axes, new_axes, runs, span
+from kvmlab.wording import count
 
 UPRIGHT = 24  # CPUs: with so many, bars stand upright
 LANES = 16  # CPUs: more than these are a heat map

@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from kvmlab.plots.overcommit import SOURCE, Measured, between, ended, folded, key, measured, others_of, percent, place_of
-from kvmlab.plots.style import INK, MUTED, PALETTE, count, expect, frame_axes, guess_of, new_axes
+from kvmlab.plots.style import INK, MUTED, PALETTE, expect, frame_axes, guess_of, new_axes
+from kvmlab.wording import count
 
 FELT = "#7a3b62"  # a darker "waiting": the same wait, seen from inside
 TALL, SMALL = 0.46, 0.2  # inches a vCPU; the second where there are more than ROOMY

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from kvmlab.plots import boxes
-from kvmlab.plots.style import count, expect, runs, size, span
+from kvmlab.plots.style import expect, runs, size, span
+from kvmlab.wording import count
 
 
 def machine_in_words(cpus: pd.DataFrame, caches: pd.DataFrame | None = None, nodes: pd.DataFrame | None = None) -> str:

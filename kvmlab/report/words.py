@@ -6,9 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
-
-def count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+from kvmlab.wording import count
 
 
 def status(environment: Mapping) -> str:

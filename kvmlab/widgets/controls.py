@@ -13,6 +13,8 @@ def ask(question: str, low: float, high: float, default: float | None = None) ->
     """A slider for a prediction in whole steps; ``.value`` is the reader's guess, the middle until it is moved."""
     step = max(1, int(high - low) // 100)
     value = low + (high - low) // 2 // step * step if default is None else default
+    if (value - low) % step:
+        step = 1  # or the browser would round the default
     layout = ipw.Layout(width="95%", max_width="640px")
     look = {"readout_format": ",.0f", "style": {"description_width": "initial"}, "layout": layout}
     return ipw.FloatSlider(value, min=low, max=high, step=step, description=question, **look)
