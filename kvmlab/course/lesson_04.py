@@ -41,9 +41,14 @@ def pause(labs: Labs, answer: int) -> Iterator[Finding]:
         return
     runs = tried[tried.others <= look.QUIET].groupby(["guests", "repeat"]).longest_s.max()
     pauses = runs.groupby("guests").min().astype(float)  # one hiccup of the machine is no over-commit
-    yield Finding(pauses[number] <= _PAUSE_S * _ABOUT, f"With {_guests(number)} the longest pause is {1e3 * pauses[number]:.1f} ms.")
+    yield Finding(pauses[number] <= _PAUSE_S * _ABOUT, f"With {_guests(number)} the longest pause is {_length(pauses[number])}.")
     enough = pauses[number + 1] > _PAUSE_S / _ABOUT
-    yield Finding(enough, f"With one more it is {1e3 * pauses[number + 1]:.1f} ms{'' if enough else ': there is room'}.")
+    yield Finding(enough, f"With one more it is {_length(pauses[number + 1])}{'' if enough else ': there is room'}.")
+
+
+def _length(pause: float) -> str:
+    about = ", about 10, for two runs differ by as much" if 1 / _ABOUT < pause / _PAUSE_S <= _ABOUT else ""
+    return f"{1e3 * pause:.1f} ms{about}"
 
 
 def _guests(number: int) -> str:
@@ -109,6 +114,8 @@ def weights(labs: Labs, answer) -> Iterator[Finding]:
     given = [float(part) for part in answer]
     if len(given) != len(_WEIGHTS):
         raise CourseError(f"{answer!r} has {len(given)} numbers, and there are three guests.")
+    if 0 < max(given) <= 1:
+        raise CourseError(f"{answer!r} are parts of one. Percentages are wanted, such as [10, 20, 30].")
     for weight, part in zip(_WEIGHTS, given, strict=True):
         right = 100 * weight / sum(_WEIGHTS)
         close = _word(part - right, 1.5) == "right"
@@ -209,6 +216,8 @@ def measured_part(lab, pins: Mapping[tuple[int, int], int]) -> float:
 
 def as_measured(given: float, percent: float) -> Finding:
     """Whether a percentage is the measured one; where it is not, that is not given away."""
+    if 0 < given <= 1:
+        return Finding(False, f"{given:g} is a part of one. A percentage is wanted, such as 10.")
     if abs(given - percent) < 6:
         return Finding(True, f"You said {given:.0f} %. Measured just now, of what all ran on that CPU: {percent:.0f} %.")
     return Finding(False, f"It was measured just now, and {given:.0f} % is too {'much' if given > percent else 'little'}.")

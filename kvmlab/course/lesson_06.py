@@ -62,7 +62,7 @@ def _grep(wanted: str, lines: list[str]) -> list[str]:
     "06.2",
     "A busy process of yours, bound to one CPU",
     hints=(
-        "start(1) starts one that is busy for half a minute; its pid is the answer.",
+        "start(1) starts one that is busy until it has used 300 s of CPU time; its pid is the answer.",
         "os.sched_setaffinity(pid, {cpu}), taskset -pc CPU PID, or a plan of {f'pid {pid}': cpu}: each of them binds it.",
     ),
     wants="the number of a process (pid)",

@@ -79,10 +79,10 @@ def _planned(plan: object, *needed: tuple[str, int | str]) -> Places:
     "A plan that moves none, and lets none wait for longer than it must",
     hints=(
         "Who has one CPU only cannot move. How many of the busy ones have to share a CPU, at the least?",
-        "Three on two CPUs: one is alone, two share, half and half. Where guests are groups (tried.attrs['grouped']) it "
+        "Three on two CPUs: one is alone, two share, half and half. Where guests are groups (runs.attrs['grouped']) it "
         "matters which two: two of one guest weigh the same.",
     ),
-    wants="a plan, such as {('c1', 0): 0, ('c1', 1): 1, ('c2', 0): 1}",
+    wants="a plan, such as {('c1', 0): 0, ('c1', 1): 0, ('c2', 0): 0}",
 )
 def least_wait(labs: Labs, answer: Mapping) -> Iterator[Finding]:
     places = look.live(labs, "c1", "c2")
@@ -129,7 +129,7 @@ def _no_longer_than(rows: pd.DataFrame, most: float) -> Iterator[Finding]:
     "07.4",
     "What c2's one vCPU gets beside one of c1's two",
     hints=(
-        "tried.attrs['grouped'] says whether the kernel shares a CPU out to guests first, and then to their threads.",
+        "runs.attrs['grouped'] says whether the kernel shares a CPU out to guests first, and then to their threads.",
         "c1's weight is spread over both of its busy vCPUs: on each CPU it counts half. Half against a whole?",
     ),
     wants="a percentage",

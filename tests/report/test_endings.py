@@ -20,11 +20,15 @@ CLEAN = "print('cleaning up')\nlab.close()"
 
 
 def started(path: Path, *words: str, **environment: str) -> subprocess.Popen:
-    """`kvmlab report`, in a process group of its own, as a terminal would start it."""
+    """`kvmlab report`, in a process group of its own, as a terminal would start it: no signal is ignored, as under nohup."""
     command = [sys.executable, "-m", "kvmlab.cli", "report", str(path), *words]
-    handler = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, start_new_session=True, preexec_fn=handler, env=os.environ | environment, **pipes)
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=_heed, env=os.environ | environment, **pipes)
+
+
+def _heed() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def guests() -> set[str]:
